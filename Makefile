@@ -1,0 +1,42 @@
+# `make help` lists the targets. Each installs first what it needs and does not find (scripts/setup.sh says what).
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help build demo test lint bench soak docs clean
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 8
+
+build: ## the program: target/release/propylon
+	@scripts/setup.sh build
+	cargo build --release --locked
+
+demo: ## Flask, Django and FastAPI behind one gateway; KEEP=1 leaves it running until Ctrl-C
+	@scripts/setup.sh test
+	@KEEP=$(KEEP) examples/demo/demo.sh
+
+test: ## every test, against real Gunicorn and Uvicorn
+	@scripts/setup.sh test
+	cargo test --locked
+
+lint: ## formatting, clippy, licences and sources of what is built in
+	@scripts/setup.sh lint
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+	cargo deny --locked --log-level error --config .deny.toml check --allow duplicate licenses sources bans
+
+bench: build ## processor time and memory beside nginx on this machine; ARGS="--help" lists the knobs
+	@scripts/setup.sh bench
+	python3 tests/bench/proxy.py $(ARGS)
+
+soak: ## the integration tests in the release build, with the long counts
+	@scripts/setup.sh test
+	PROPYLON_SOAK=1 cargo test --release --locked --test it
+
+docs: ## the crate's documentation: target/doc/propylon/index.html
+	@scripts/setup.sh build
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
+
+clean: ## removes what was built and .venv
+	cargo clean
+	rm -rf .venv

@@ -1,0 +1,94 @@
+//! What an operator asks the process: metrics and health on the admin listener, reload on the control socket.
+//!
+//! The admin listener only reads. Whatever changes something is on the control socket, which only its owner can open.
+
+mod answer;
+pub mod http;
+
+use std::future::Future;
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+
+use crate::admin::answer::Answer;
+use crate::admin::http::Request;
+use crate::observe::metrics::CONTENT_TYPE;
+use crate::state::Snapshot;
+
+/// What a reload came to: what it did, or every reason why it did nothing.
+pub type Reloaded = Result<String, String>;
+
+/// Reloads the configuration; handed in by `server`.
+pub type Reload = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = Reloaded> + Send>> + Send + Sync>;
+
+/// What answers on an admin or control socket.
+#[derive(Clone)]
+pub enum Desk {
+    /// Reading only.
+    Admin(Arc<ArcSwap<Snapshot>>),
+    Control(Reload),
+}
+
+impl Desk {
+    async fn answer(&self, request: Request) -> Answer {
+        match self {
+            Self::Admin(current) => read(&current.load_full(), &request).await,
+            Self::Control(reload) => control(reload, &request).await,
+        }
+    }
+}
+
+async fn read(snapshot: &Arc<Snapshot>, request: &Request) -> Answer {
+    if request.method != "GET" && request.method != "HEAD" {
+        return Answer::text(405, "only GET and HEAD\n").with_allow("GET, HEAD");
+    }
+    match request.path.as_str() {
+        "/metrics" => metrics(snapshot.clone()).await,
+        "/healthz" => Answer::text(200, "ok\n"),
+        "/readyz" => readiness(snapshot),
+        "/" => Answer::text(200, "/metrics\n/healthz\n/readyz\n"),
+        _ => Answer::text(404, "/metrics, /healthz and /readyz are here\n"),
+    }
+}
+
+/// Off the worker threads: a page of a thousand endpoints takes milliseconds.
+async fn metrics(snapshot: Arc<Snapshot>) -> Answer {
+    match tokio::task::spawn_blocking(move || snapshot.shared.metrics.render()).await {
+        Ok(page) => Answer::new(200, CONTENT_TYPE, page),
+        Err(_) => Answer::text(500, "the metrics could not be written\n"),
+    }
+}
+
+/// Ready: serving, not leaving, and every upstream of `ready_requires` has an endpoint that a check has found healthy.
+fn readiness(snapshot: &Snapshot) -> Answer {
+    if snapshot.shared.is_draining() {
+        return Answer::text(503, "draining\n");
+    }
+    let required = snapshot.config.admin.ready_requires.iter().filter_map(|index| snapshot.upstreams.get(*index));
+    let missing: Vec<_> = required
+        .filter(|upstream| !upstream.targets().list.iter().any(|t| t.endpoint.is_known() && t.endpoint.is_healthy()))
+        .map(|upstream| format!("no healthy endpoint in {}\n", upstream.config.name))
+        .collect();
+    if missing.is_empty() { Answer::text(200, "ready\n") } else { Answer::text(503, missing.concat()) }
+}
+
+async fn control(reload: &Reload, request: &Request) -> Answer {
+    match (request.method.as_str(), request.path.as_str()) {
+        ("POST", "/reload") => match reload().await {
+            Ok(report) => Answer::text(200, report),
+            Err(problems) => Answer::text(422, problems),
+        },
+        (_, "/reload") => Answer::text(405, "only POST\n").with_allow("POST"),
+        _ => Answer::text(404, "POST /reload is here\n"),
+    }
+}
+
+/// The control socket: a file that only its owner may open, from the moment it exists.
+///
+/// # Errors
+/// Another process listens there, or the directory is not writable.
+pub fn bind_control(path: &Path) -> Result<crate::edge::listener::Bound, String> {
+    crate::edge::listener::bind_private(path)
+}

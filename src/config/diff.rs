@@ -1,0 +1,120 @@
+//! What a reload changes: which keys only a restart would change, and a summary for the log.
+
+use std::fmt;
+
+use super::model::{Config, ListenAddr};
+
+/// Key paths that differ and that only a restart changes; the running process keeps its old values.
+#[must_use]
+pub fn restart_only_changes(old: &Config, new: &Config) -> Vec<&'static str> {
+    let (old, new) = (&old.restart, &new.restart);
+    let changes = [
+        ("server.threads", old.threads != new.threads),
+        ("server.pid_file", old.pid_file != new.pid_file),
+        ("admin.control", old.control != new.control),
+    ];
+    changes.into_iter().filter(|(_, changed)| *changed).map(|(key, _)| key).collect()
+}
+
+/// What a reload does, for one line of the log.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// Of `server.listen` and `admin.listen` together.
+    pub listeners_added: Vec<String>,
+    pub listeners_removed: Vec<String>,
+    pub upstreams_added: Vec<String>,
+    pub upstreams_removed: Vec<String>,
+    /// Of the same name, with anything else about them.
+    pub upstreams_changed: Vec<String>,
+    pub routes_before: usize,
+    pub routes_now: usize,
+}
+
+/// Compares what runs with what is about to.
+#[must_use]
+pub fn summary(old: &Config, new: &Config) -> Summary {
+    let (before, now) = (listeners(old), listeners(new));
+    let missing_in = |from: &[String], other: &[String]| from.iter().filter(|item| !other.contains(item)).cloned().collect();
+    let names = |config: &Config| -> Vec<String> { config.upstreams.iter().map(|upstream| upstream.name.to_string()).collect() };
+    let (names_before, names_now) = (names(old), names(new));
+    let changed = new.upstreams.iter().filter(|upstream| {
+        old.upstreams.iter().any(|earlier| earlier.name == upstream.name && earlier != *upstream)
+    });
+    Summary {
+        listeners_added: missing_in(&now, &before),
+        listeners_removed: missing_in(&before, &now),
+        upstreams_added: missing_in(&names_now, &names_before),
+        upstreams_removed: missing_in(&names_before, &names_now),
+        upstreams_changed: changed.map(|upstream| upstream.name.to_string()).collect(),
+        routes_before: old.routes.len(),
+        routes_now: new.routes.len(),
+    }
+}
+
+fn listeners(config: &Config) -> Vec<String> {
+    config.server.listen.iter().chain(&config.admin.listen).map(ListenAddr::to_string).collect()
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let lists = [
+            ("listeners added", &self.listeners_added),
+            ("listeners removed", &self.listeners_removed),
+            ("upstreams added", &self.upstreams_added),
+            ("upstreams removed", &self.upstreams_removed),
+            ("upstreams changed", &self.upstreams_changed),
+        ];
+        for (what, items) in lists {
+            if !items.is_empty() {
+                write!(out, "{what}: {}; ", items.join(", "))?;
+            }
+        }
+        if self.routes_before == self.routes_now {
+            write!(out, "routes: {}", self.routes_now)
+        } else {
+            write!(out, "routes: {}, before {}", self.routes_now, self.routes_before)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::parse;
+    use super::*;
+
+    fn config(text: &str) -> Config {
+        parse(text, None).unwrap().0
+    }
+
+    const OLD: &str = "
+        server.threads = 2
+        server.listen = ['127.0.0.1:80']
+        routes = [{ upstream = 'a' }]
+        upstreams.a.endpoints = ['127.0.0.1:1']
+        upstreams.b.endpoints = ['127.0.0.1:2']
+    ";
+    const NEW: &str = "
+        server.threads = 3
+        server.listen = ['127.0.0.1:80', '127.0.0.1:81']
+        admin.control = 'unix:/run/c'
+        routes = [{ upstream = 'a' }, { path = '/x', respond.body = 'x' }]
+        upstreams.a.endpoints = ['127.0.0.1:1', '127.0.0.1:3']
+        upstreams.c.endpoints = ['127.0.0.1:2']
+    ";
+
+    #[test]
+    fn what_changed_is_named() {
+        let (old, new) = (config(OLD), config(NEW));
+        assert_eq!(restart_only_changes(&old, &new), ["server.threads", "admin.control"]);
+        assert_eq!(
+            summary(&old, &new).to_string(),
+            "listeners added: 127.0.0.1:81; upstreams added: c; upstreams removed: b; upstreams changed: a; routes: 2, before 1"
+        );
+    }
+
+    #[test]
+    fn the_same_file_changes_nothing() {
+        assert_eq!(restart_only_changes(&config(NEW), &config(NEW)), Vec::<&str>::new());
+        assert_eq!(summary(&config(NEW), &config(NEW)).to_string(), "routes: 2");
+    }
+}

@@ -1,0 +1,178 @@
+//! Whatever the text, reading it ends with a configuration or with errors; and what the files say is what comes out.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::model::{Action, ClientAbort, Preset};
+use super::{Config, parse, parse_with};
+
+fn ok(text: &str) -> (Config, Vec<String>) {
+    let (config, warnings) = parse(text, None).unwrap_or_else(|errors| panic!("{errors}"));
+    (config, warnings.iter().map(ToString::to_string).collect())
+}
+
+fn good_texts() -> Vec<String> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let good = fs::read_dir(root.join("tests/config/good")).unwrap().map(|entry| entry.unwrap().path());
+    let files = good.filter(|path| path.extension().is_some_and(|extension| extension == "toml")).chain([root.join("gateway.toml.example")]);
+    files.map(|path| fs::read_to_string(path).unwrap()).collect()
+}
+
+#[test]
+fn four_lines_are_a_whole_gateway() {
+    let (config, warnings) = ok("[upstreams.app]\nendpoints = ['127.0.0.1:8000']\n[[routes]]\nupstream = 'app'\n");
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(config.restart.threads >= 1);
+    assert_eq!(config.server.listen[0].to_string(), "0.0.0.0:8080");
+    assert_eq!(config.admin.listen[0].to_string(), "127.0.0.1:9901");
+    assert_eq!(config.client.max_body, 10 << 20);
+    assert_eq!(config.client.headers_max, 100);
+    let app = &config.upstreams[0];
+    assert_eq!((app.connect_timeout, app.first_byte_timeout), (Duration::from_secs(1), Duration::from_secs(60)));
+    assert_eq!(app.keepalive_timeout, Some(Duration::from_secs(1)));
+    assert_eq!((app.retry.connect, app.retry.idempotent, app.retry.budget), (2, 1, 20));
+    assert_eq!((app.health.rise, app.health.fall, app.health.interval), (2, 3, Duration::from_secs(5)));
+    assert!(app.health.path.is_none() && app.health.expect.contains(204));
+    assert_eq!((app.client_abort, app.capacity, app.head_limits), (ClientAbort::Close, None, None));
+    assert_eq!(config.routes[0].path.to_string(), "/*");
+    assert_eq!(config.routes[0].max_body, 10 << 20);
+}
+
+#[test]
+fn an_empty_file_answers_404() {
+    let (config, warnings) = ok("");
+    assert!(config.routes.is_empty() && config.upstreams.is_empty());
+    assert_eq!(warnings, ["there are no routes, so every request is answered 404"]);
+}
+
+#[test]
+fn presets_fill_in_what_is_left_out() {
+    let preset = |lines: &str| ok(&format!("routes = [{{ upstream = 'a' }}]\n[upstreams.a]\nendpoints = ['a:1']\n{lines}")).0.upstreams.remove(0);
+    let sync = preset("preset = 'gunicorn-sync'\nworkers = 4");
+    assert_eq!((sync.preset, sync.keepalive_timeout, sync.capacity), (Some(Preset::GunicornSync), None, Some(4)));
+    let limits = sync.head_limits.unwrap();
+    assert_eq!((limits.request_line_max, limits.field_max, limits.headers_max), (4094, 8190, 92));
+    assert_eq!(sync.client_abort, ClientAbort::Finish);
+    let uvicorn = preset("preset = 'uvicorn'\nworkers = 4\nclient_abort = 'finish'");
+    assert_eq!((uvicorn.capacity, uvicorn.client_abort), (Some(400), ClientAbort::Finish));
+    assert_eq!(preset("preset = 'uvicorn'\nworkers = 4\nthreads = 1").capacity, Some(4));
+    assert_eq!(preset("preset = 'granian'").head_limits.unwrap().request_line_max, 8192);
+    assert_eq!(preset("max_in_flight = 7").capacity, Some(7));
+    assert_eq!(preset("keepalive_timeout = 'off'").keepalive_timeout, None);
+}
+
+#[test]
+fn routes_without_names_are_named_after_what_they_match() {
+    let (config, _) = ok("
+        [[routes]]
+        host = ['Example.com']
+        path = '/api/*'
+        respond = {}
+        [[routes]]
+        path = '/x'
+        methods = ['GET', 'HEAD']
+        respond = {}
+        [[routes]]
+        path = '/x'
+        methods = ['POST']
+        respond = {}
+        [[routes]]
+        name = '/y'
+        path = '/z'
+        respond = {}
+        [[routes]]
+        path = '/y'
+        respond = {}
+    ");
+    let names: Vec<&str> = config.routes.iter().map(|route| &*route.name).collect();
+    assert_eq!(names, ["example.com/api/*", "GET,HEAD /x", "POST /x", "/y", "/y #4"]);
+}
+
+#[test]
+fn values_come_from_the_environment_and_from_files() {
+    let lookup = |name: &str| match name {
+        "WORKERS" => Some("3".to_owned()),
+        "PORT" => Some("8000".to_owned()),
+        _ => None,
+    };
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("token"), "s3cret\n").unwrap();
+    let text = "
+        [upstreams.app]
+        endpoints = ['127.0.0.1:${PORT}', { address = 'b:1', backup = '${BACKUP:-true}' }]
+        workers = '${WORKERS}'
+        [[routes]]
+        upstream = 'app'
+        request_headers.set = { X-Token = 'file:token' }
+    ";
+    let (config, _) = parse_with(text, Some(&dir.path().join("g.toml")), &lookup).unwrap_or_else(|errors| panic!("{errors}"));
+    assert_eq!(config.upstreams[0].endpoints[0].addr.to_string(), "127.0.0.1:8000");
+    assert!(config.upstreams[0].endpoints[1].backup);
+    assert_eq!(config.upstreams[0].capacity, Some(3));
+    assert_eq!(config.routes[0].request_headers.set[0].1, "s3cret");
+    assert!(matches!(config.routes[0].action, Action::Upstream(0)));
+}
+
+#[test]
+fn a_secret_is_in_no_message() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("token"), "s3cret\u{7f}").unwrap();
+    let text = "routes = [{ respond = {}, response_headers.set = { X-Token = 'file:token' } }]";
+    let errors = parse(text, Some(&dir.path().join("g.toml"))).unwrap_err().to_string();
+    assert!(errors.contains("file:token") && !errors.contains("s3cret"), "{errors}");
+}
+
+#[test]
+fn deep_and_long_input_ends() {
+    for text in [
+        format!("{} = 1", vec!["a"; 200_000].join(".")),
+        format!("[{}]", vec!["a"; 200_000].join(".")),
+        format!("x = {{ {} = 1 }}", vec!["a"; 200_000].join(".")),
+        format!("x = [\n{} = 1 }}]", vec!["{a"; 200_000].join(".")),
+        format!("a = {}", "[".repeat(200_000)),
+        format!("a = {}", "{a=".repeat(200_000)),
+        "a = 1\n".repeat(20_000),
+        format!("routes = [{}]", "{},".repeat(20_000)),
+    ] {
+        assert!(parse(&text, None).is_err());
+    }
+}
+
+proptest! {
+    #[test]
+    fn any_text_ends_in_a_configuration_or_in_errors(text in r#"(\[\[?[a-z.]{0,9}\]?\]?|[a-z_.]{1,9} ?= ?|"[^"\n]{0,9}"|'|\{|\}|,|[0-9]{1,4}|\n|\$\{|.){0,40}"#) {
+        let _ = parse(&text, None);
+    }
+
+    #[test]
+    fn a_good_file_with_a_few_changes_does_not_panic(pick: prop::sample::Index, edits in prop::collection::vec((any::<prop::sample::Index>(), 0..4_u8, ".{0,3}"), 1..6)) {
+        let texts = good_texts();
+        let mut text: Vec<char> = pick.get(&texts).chars().collect();
+        for (at, kind, new) in edits {
+            let at = at.index(text.len().max(1)).min(text.len());
+            let end = match kind {
+                0 => at,
+                1 => (at + 1).min(text.len()),
+                2 => (at + 7).min(text.len()),
+                _ => text.iter().skip(at).position(|c| *c == '\n').map_or(text.len(), |line| at + line),
+            };
+            text.splice(at..end, new.chars());
+        }
+        let text: String = text.into_iter().collect();
+        match parse(&text, None) {
+            Ok(_) => {}
+            Err(errors) => prop_assert!(!errors.problems().is_empty()),
+        }
+    }
+
+    #[test]
+    fn values_of_other_types_are_refused_and_placed(key in prop::sample::select(super::reference::key_paths()), value in prop::sample::select(vec!["1.5", "2020-01-01", "-1", "[[]]"])) {
+        // Keys inside lists and under names of one's own need a frame that is not made here.
+        prop_assume!(!key.contains(['[', '*']));
+        let errors = parse(&format!("{key} = {value}"), None).unwrap_err();
+        prop_assert!(errors.problems().iter().any(|problem| problem.line == Some(1) && problem.path.starts_with(&key)), "{}", errors);
+    }
+}

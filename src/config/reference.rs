@@ -1,0 +1,158 @@
+//! The manual of all keys, `docs/configuration.md`, out of the documentation and defaults in `raw.rs` and `preset.rs`.
+//!
+//! A test compares the file with this text; `PROPYLON_BLESS=1 cargo test` writes it anew.
+
+use std::fmt::Write as _;
+
+use super::model::ClientAbort;
+use super::schema::{KeyInfo, Presence, SectionInfo};
+use super::value::{PRESETS, duration_text};
+use super::walk::Read as _;
+use super::{raw, schema};
+
+const OPENING: &str = r#"# Configuration
+
+One TOML file, read at start and again with each reload (SIGHUP). `propylon check` reads it and says everything that is wrong
+with it. Four lines are a whole gateway:
+
+```toml
+[upstreams.app]
+endpoints = ["127.0.0.1:8000"]
+[[routes]]
+upstream = "app"
+```
+
+A reload takes over every change but those of keys marked as taking effect with a restart. A file that has any mistake changes nothing.
+
+## Values
+
+- **Durations** are one whole number and one unit: `"500ms"`, `"30s"`, `"5m"`, `"1h"`. **Sizes** are a number and a unit: `"512B"`,
+  `"8KiB"`, `"10MiB"` (powers of two), `"10MB"` (of ten). **Rates** are a size for each second: `"500B/s"`.
+- **Any string** may take environment variables, `"${NAME}"` or `"${NAME:-default}"`; the default also stands in for a
+  variable that is empty. `$$` is a dollar sign. A variable that is not set and has no default is an error. A whole number or a boolean may be
+  given by such a string as well: `workers = "${WORKERS:-4}"`.
+- **`"file:/run/secrets/x"`** is the content of that file, without the newline at its end. A relative path is looked for beside the
+  configuration file.
+- **Unknown keys**, wrong types and names that lead nowhere are errors, all told at once.
+"#;
+
+/// The whole manual.
+#[must_use]
+pub fn markdown() -> String {
+    let mut out = String::from("<!-- Generated from src/config/raw.rs; write it anew with PROPYLON_BLESS=1 cargo test. -->\n\n");
+    out.push_str(OPENING);
+    let mut later = Vec::new();
+    if let Some(root) = raw::Gateway::describe().inside {
+        let root = (root.section)();
+        later.extend(root.later.iter().map(|name| (*name).to_owned()));
+        for key in root.keys {
+            write_root_key(&mut out, key, &mut later);
+        }
+    }
+    write_presets(&mut out);
+    write_later(&mut out, &later);
+    out
+}
+
+/// A key of the file's top level: its section, and the sections inside; or, without any, its own documentation.
+fn write_root_key(out: &mut String, key: KeyInfo, later: &mut Vec<String>) {
+    match key.described.inside {
+        Some(inside) => {
+            let path = format!("{}{}", key.name, inside.suffix);
+            write_section(out, &path, key.docs, (inside.section)(), later);
+        }
+        None => {
+            let _ = write!(out, "\n## `[{}]`\n\n{}\n", key.name, paragraphs(key.docs));
+        }
+    }
+}
+
+fn write_section(out: &mut String, path: &str, docs: &[&str], section: SectionInfo, later: &mut Vec<String>) {
+    let heading = match path.strip_suffix("[]") {
+        Some(list) if !list.contains(['.', '[']) => format!("[[{list}]]"),
+        _ => format!("[{}]", path.replace(".*", ".NAME")),
+    };
+    // Sections that only repeat what the key says have nothing to add.
+    let about = if section.about.len() >= docs.len() { section.about } else { docs };
+    let _ = write!(out, "\n## `{heading}`\n\n{}\n", paragraphs(about));
+    later.extend(section.later.iter().map(|name| format!("{path}.{name}")));
+    let mut nested = Vec::new();
+    for key in section.keys {
+        write_key(out, &key);
+        if let Some(inside) = key.described.inside {
+            nested.push((format!("{path}.{}{}", key.name, inside.suffix), key.docs, (inside.section)()));
+        }
+    }
+    for (path, docs, section) in nested {
+        write_section(out, &path, docs, section, later);
+    }
+}
+
+fn write_key(out: &mut String, key: &KeyInfo) {
+    let presence = match key.presence {
+        Presence::Required => "required".to_owned(),
+        Presence::Optional => "default: none".to_owned(),
+        Presence::Default(default) => format!("default `{default}`"),
+    };
+    let _ = write!(out, "\n### `{}`\n\n*{}; {presence}*\n\n{}\n", key.name, key.described.kind, paragraphs(key.docs));
+}
+
+/// Documentation lines without the space that follows `///`.
+fn paragraphs(lines: &[&str]) -> String {
+    let lines: Vec<&str> = lines.iter().map(|line| line.strip_prefix(' ').unwrap_or(line)).collect();
+    lines.join("\n")
+}
+
+fn write_presets(out: &mut String) {
+    out.push_str(
+        "\n## Presets\n\nWhat `preset` fills in where the file says nothing. The head limits are those of the server, less the fields the \
+         gateway adds; a longer head is answered by the gateway instead of reaching a server that would refuse it.\n\n\
+         | preset | idle reuse | server closes idle after | requests a worker | client leaves | request line | field | fields |\n\
+         |---|---|---|---|---|---|---|---|\n",
+    );
+    for (name, preset) in PRESETS {
+        let facts = preset.facts();
+        let keepalive = facts.keepalive.map_or_else(|| "off".to_owned(), duration_text);
+        let closes = if facts.closes_idle_after.is_zero() { "at once".to_owned() } else { duration_text(facts.closes_idle_after) };
+        let abort = match facts.client_abort {
+            ClientAbort::Finish => "finish",
+            ClientAbort::Close => "close",
+        };
+        let limit = |limit: Option<usize>, unit: &str| limit.map_or_else(|| "-".to_owned(), |limit| format!("{limit}{unit}"));
+        let (line, field) = (limit(facts.request_line_max, " B"), limit(facts.field_max, " B"));
+        let fields = limit(facts.headers_max, "");
+        let _ = writeln!(out, "| `{name}` | {keepalive} | {closes} | {} | {abort} | {line} | {field} | {fields} |", facts.threads);
+    }
+    out.push_str("| none | 1s | unknown | 1 | close | - | - | - |\n\n");
+    for (name, preset) in PRESETS {
+        let _ = writeln!(out, "- `{name}`: {}", preset.facts().about);
+    }
+}
+
+fn write_later(out: &mut String, later: &[String]) {
+    out.push_str("\n## Not supported yet\n\nThese names are taken for what is to come. They are refused, so that nothing is left out in silence:\n");
+    for path in later {
+        let _ = write!(out, "\n- `{}`", path.replace(".*", ".NAME"));
+    }
+    out.push_str("\n- `upstreams.NAME.balance` with `\"p2c\"` or `\"hash:…\"`\n");
+}
+
+/// Every key path of the schema, with `[]` for items of lists and `.*` for names of the operator's own.
+#[must_use]
+pub fn key_paths() -> Vec<String> {
+    let mut paths = Vec::new();
+    if let Some(root) = raw::Gateway::describe().inside {
+        collect(&(root.section)(), "", &mut paths);
+    }
+    paths
+}
+
+fn collect(section: &schema::SectionInfo, parent: &str, paths: &mut Vec<String>) {
+    for key in &section.keys {
+        let path = format!("{parent}{}", key.name);
+        if let Some(inside) = &key.described.inside {
+            collect(&(inside.section)(), &format!("{path}{}.", inside.suffix), paths);
+        }
+        paths.push(path);
+    }
+}

@@ -1,0 +1,52 @@
+//! From what was written to what it means: raw sections in, a [`Config`] or a report out.
+//!
+//! Each part reports whatever it finds and goes on with a stand-in, so that one run finds everything. A missing value here
+//! either has no default or has been reported before; either way the result is only handed out when the report is clean.
+
+mod error_pages;
+mod headers;
+mod listeners;
+mod route;
+mod route_clashes;
+mod server;
+mod upstream;
+mod upstream_clashes;
+
+use std::path::Path;
+
+use super::error::Report;
+use super::model::Config;
+use super::place::At;
+use super::raw::Gateway;
+
+/// Builds the configuration out of `raw`. Relative pages are looked for in `base`.
+///
+/// The result is only meaningful while `report` is clean.
+#[must_use]
+pub fn build(raw: Gateway, source: Option<&Path>, base: &Path, report: &mut Report) -> Config {
+    let raw_server = given(raw.server);
+    let raw_admin = given(raw.admin);
+    listeners::check(&raw_server, &raw_admin, report);
+    let upstreams = upstream::build_all(given(raw.upstreams), raw_server.client.as_ref(), report);
+    let server = server::build(&raw_server, report);
+    let client = server::build_client(given(raw_server.client), report);
+    let max_body = client.max_body;
+    let routes = route::build_all(given(raw.routes), &upstreams, max_body, &server.allowed_hosts, report);
+    upstream_clashes::check(&upstreams, &routes, &server.listen, report);
+    Config {
+        source: source.map(Path::to_path_buf),
+        restart: server::build_restart_only(raw_server.threads, raw_server.pid_file, raw_admin.control),
+        admin: server::build_admin(raw_admin.listen, raw_admin.ready_requires, &upstreams, report),
+        log: server::build_log(&given(raw.log)),
+        error_pages: error_pages::read_all(given(raw.error_pages), base, report),
+        upstreams: upstreams.into_iter().map(|upstream| upstream.value).collect(),
+        routes,
+        server,
+        client,
+    }
+}
+
+/// The value without its place; a stand-in where it was refused.
+fn given<T: Default>(field: Option<At<T>>) -> T {
+    field.map(|at| at.value).unwrap_or_default()
+}

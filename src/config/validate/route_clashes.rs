@@ -1,0 +1,87 @@
+//! Routes against each other: none may stand for the same requests as another, and each has a name of its own.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::super::error::Report;
+use super::super::model::{HostPattern, Route};
+use super::super::place::Place;
+use super::super::walk::quoted;
+
+/// Reports routes with the same path, a host in common and a method in common. A route without a place is left out: its
+/// path was refused.
+pub(super) fn check(routes: &[Route], places: &[Option<Place>], report: &mut Report) {
+    // Only routes with the same path can clash, so that thousands of routes are no work.
+    let mut by_path: HashMap<String, Vec<(&Route, &Place)>> = HashMap::new();
+    for (route, place) in routes.iter().zip(places) {
+        let Some(place) = place else { continue };
+        let same_path = by_path.entry(route.path.to_string()).or_default();
+        if let Some((earlier, at)) = same_path.iter().find(|(earlier, _)| share_host(earlier, route).is_some() && share_method(earlier, route)) {
+            let host = share_host(earlier, route).flatten().map_or_else(|| "any host".to_owned(), ToString::to_string);
+            let message = format!("is for the same requests as {at}: {host}, path {}, {}", quoted(&route.path.to_string()), methods(earlier, route));
+            report.problem(place, message);
+        }
+        same_path.push((route, place));
+    }
+}
+
+/// The host that both name; the inner `None` is any host.
+fn share_host<'a>(a: &'a Route, b: &Route) -> Option<Option<&'a HostPattern>> {
+    if a.hosts.is_empty() && b.hosts.is_empty() {
+        return Some(None);
+    }
+    a.hosts.iter().find(|host| b.hosts.contains(host)).map(Some)
+}
+
+fn share_method(a: &Route, b: &Route) -> bool {
+    a.methods.is_empty() || b.methods.is_empty() || a.methods.iter().any(|method| b.methods.contains(method))
+}
+
+fn methods(a: &Route, b: &Route) -> String {
+    match a.methods.iter().find(|method| b.methods.contains(method)) {
+        Some(method) => format!("method {method}"),
+        None if a.methods.is_empty() && b.methods.is_empty() => "any method".to_owned(),
+        None => "where one has no `methods` and so is for all of them".to_owned(),
+    }
+}
+
+/// Names the routes that have no name, and reports names given twice. `written` is the place of each name in the file.
+pub(super) fn name(routes: &mut [Route], written: &[Option<Place>], report: &mut Report) {
+    let mut taken: HashMap<Arc<str>, String> = HashMap::new();
+    for (route, place) in routes.iter().zip(written) {
+        let Some(place) = place else { continue };
+        match taken.get(&route.name) {
+            Some(at) => report.problem(place, format!("{} is the name of {at} already", quoted(&route.name))),
+            None => drop(taken.insert(Arc::clone(&route.name), place.path.trim_end_matches(".name").to_owned())),
+        }
+    }
+    let mut shared: HashMap<String, usize> = HashMap::new();
+    for (route, _) in unnamed(routes, written) {
+        *shared.entry(host_and_path(route)).or_default() += 1;
+    }
+    for (index, (route, place)) in routes.iter_mut().zip(written).enumerate() {
+        if place.is_some() {
+            continue;
+        }
+        let mut name = host_and_path(route);
+        if shared.get(&name).is_some_and(|count| *count > 1) && !route.methods.is_empty() {
+            let methods: Vec<&str> = route.methods.iter().map(http::Method::as_str).collect();
+            name = format!("{} {name}", methods.join(","));
+        }
+        // Only where the operator gave another route the very name this one would have had.
+        while taken.contains_key(name.as_str()) {
+            name = format!("{name} #{index}");
+        }
+        route.name = Arc::from(name);
+        taken.insert(Arc::clone(&route.name), format!("routes[{index}]"));
+    }
+}
+
+fn unnamed<'a>(routes: &'a [Route], written: &'a [Option<Place>]) -> impl Iterator<Item = (&'a Route, &'a Option<Place>)> {
+    routes.iter().zip(written).filter(|(_, place)| place.is_none())
+}
+
+/// `example.com/api/*`, with the first host where there are several.
+fn host_and_path(route: &Route) -> String {
+    route.hosts.first().map_or_else(|| route.path.to_string(), |host| format!("{host}{}", route.path))
+}

@@ -1,0 +1,26 @@
+//! The small languages inside strings: text to value, and value to the text it is written as.
+//!
+//! Each file is one language with its own tests. Whether values fit together is for `validate`.
+
+mod address;
+mod duration;
+mod file;
+mod header;
+mod host;
+mod path;
+mod quantity;
+mod redirect;
+mod status;
+mod word;
+
+pub use address::{NameServer, TrustedPeer};
+pub use duration::{Keepalive, Timeout};
+pub use file::{AbsoluteFile, PageFile, SocketFile};
+pub use header::{FieldName, FieldValue, HealthHost, HealthPath};
+pub use path::StripPrefix;
+pub use quantity::{HeadSize, Percent, Rate, Size};
+pub use redirect::RedirectStatus;
+pub use word::PRESETS;
+
+pub use duration::text as duration_text;
+pub use path::is_inside as path_is_inside;

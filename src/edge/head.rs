@@ -1,0 +1,446 @@
+//! The strict reading of a request head (RFC 9112 sections 2, 3, 5 and 6): one meaning or none.
+//!
+//! Pure over a buffer: [`HeadReader::read`] is called after each read of the socket until the head is whole, broken or too
+//! large. Fields that must not reach the app are dropped here, where each is looked at once; what is done with the rest is
+//! `proxy`'s.
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderName, HeaderValue, Method, Version, header};
+use pingora_http::RequestHeader;
+
+use crate::config::model::ClientLimits;
+use crate::edge::body::{BodyReader, is_token_byte};
+use crate::header::hop_by_hop::ConnectionOptions;
+use crate::header::request_hygiene::{FieldKind, classify};
+use crate::proxy::rejection::{Reason, Rejection};
+
+/// Longer methods do not exist (the registry's longest has 17 bytes).
+const METHOD_MAX: usize = 32;
+
+/// A head with exactly one meaning.
+#[derive(Debug)]
+pub struct Head {
+    /// The request as it may go to the app: hop-by-hop, forwarding and ill-named fields are gone, Host is the one that counts.
+    pub request: RequestHeader,
+    /// The request target as received.
+    pub target: Bytes,
+    /// Host of an absolute-form target, else of the Host field; none in HTTP/1.0 without one.
+    pub host: Option<HeaderValue>,
+    pub body: BodyReader,
+    /// Whether the client wants the connection kept.
+    pub keep_alive: bool,
+    /// `Expect: 100-continue` of an HTTP/1.1 client with a body.
+    pub expects_continue: bool,
+    /// Forwarding fields as received, in order, for whoever may believe them.
+    pub claims: Vec<(FieldKind, HeaderValue)>,
+    pub dropped: Dropped,
+    pub size: HeadSize,
+}
+
+/// How many fields were not passed on, by why.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Dropped {
+    /// Names with other bytes than letters, digits and `-`.
+    pub name: u32,
+    /// Fields that only a proxy may set.
+    pub spoofable: u32,
+}
+
+/// What the limits of the server behind are compared with.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct HeadSize {
+    /// Bytes of the request line without CRLF.
+    pub request_line: usize,
+    /// Bytes of the longest field line without CRLF.
+    pub longest_field: usize,
+    /// Field lines.
+    pub fields: usize,
+}
+
+/// How much a head may be; see `[server.client]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HeadLimits {
+    pub request_line_max: usize,
+    pub header_max: usize,
+    pub field_max: usize,
+    pub headers_max: usize,
+}
+
+impl From<&ClientLimits> for HeadLimits {
+    fn from(client: &ClientLimits) -> Self {
+        Self {
+            request_line_max: client.request_line_max,
+            header_max: client.header_max,
+            field_max: client.field_max,
+            headers_max: client.headers_max,
+        }
+    }
+}
+
+/// Finds the end of a head as it arrives. One for each head.
+#[derive(Debug, Default)]
+pub struct HeadReader {
+    scanned: usize,
+    line_start: usize,
+    lines: usize,
+    longest_field: usize,
+    request_line: usize,
+}
+
+impl HeadReader {
+    /// Looks at what has arrived; takes the head out of `buf` when it is whole. None: read more.
+    ///
+    /// # Errors
+    /// The rejection to answer with; the connection ends after each of them.
+    pub fn read(&mut self, buf: &mut BytesMut, limits: &HeadLimits) -> Result<Option<Head>, Rejection> {
+        let Some(end) = self.find_end(buf, limits)? else { return Ok(None) };
+        let head = buf.split_to(end).freeze();
+        let size = HeadSize {
+            request_line: self.request_line,
+            longest_field: self.longest_field,
+            fields: self.lines.saturating_sub(1),
+        };
+        parse(&head, size).map(Some)
+    }
+
+    /// The length of the head with its empty line. Every line must end with CRLF and respect its limit, whether or not
+    /// the rest is there.
+    fn find_end(&mut self, buf: &mut BytesMut, limits: &HeadLimits) -> Result<Option<usize>, Rejection> {
+        if self.lines == 0 && self.line_start == 0 {
+            self.skip_empty_line(buf);
+        }
+        while let Some(found) = memchr::memchr(b'\n', buf.get(self.scanned..).unwrap_or_default()) {
+            let lf = self.scanned + found;
+            self.scanned = lf + 1;
+            let Some(length) = lf.checked_sub(self.line_start + 1).filter(|_| buf.get(lf - 1) == Some(&b'\r')) else {
+                return Err(malformed("line feed without carriage return"));
+            };
+            if length == 0 {
+                if self.lines == 0 {
+                    return Err(malformed("empty request line"));
+                }
+                self.check_size(lf + 1, limits)?;
+                return Ok(Some(lf + 1));
+            }
+            self.check_line(length, limits)?;
+            self.line_start = lf + 1;
+            self.lines += 1;
+            if self.lines > limits.headers_max + 1 {
+                return Err(too_large(format!("more than {} fields", limits.headers_max)));
+            }
+        }
+        self.scanned = buf.len();
+        // A line that is not whole yet may still get its CR.
+        self.check_line(buf.len().saturating_sub(self.line_start + 1), limits)?;
+        self.check_size(buf.len(), limits)?;
+        Ok(None)
+    }
+
+    /// One empty line before a request is an old client's mistake that RFC 9112 section 2.2 asks to overlook.
+    fn skip_empty_line(&mut self, buf: &mut BytesMut) {
+        if buf.starts_with(b"\r\n") && buf.len() > 2 && self.scanned == 0 {
+            let _ = buf.split_to(2);
+        }
+    }
+
+    fn check_line(&mut self, length: usize, limits: &HeadLimits) -> Result<(), Rejection> {
+        if self.lines == 0 {
+            self.request_line = length;
+            if length > limits.request_line_max {
+                let detail = format!("request line longer than {} bytes", limits.request_line_max);
+                return Err(Rejection::new(Reason::RequestLineTooLong, detail));
+            }
+        } else {
+            self.longest_field = self.longest_field.max(length);
+            if length > limits.field_max {
+                return Err(too_large(format!("field longer than {} bytes", limits.field_max)));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_size(&self, size: usize, limits: &HeadLimits) -> Result<(), Rejection> {
+        if size > limits.header_max && self.lines > 0 {
+            return Err(too_large(format!("head larger than {} bytes", limits.header_max)));
+        }
+        Ok(())
+    }
+}
+
+fn malformed(detail: &'static str) -> Rejection {
+    Rejection::new(Reason::MalformedHead, detail)
+}
+
+fn framing(detail: &'static str) -> Rejection {
+    Rejection::new(Reason::BadFraming, detail)
+}
+
+fn bad_host(detail: &'static str) -> Rejection {
+    Rejection::new(Reason::BadHost, detail)
+}
+
+fn too_large(detail: String) -> Rejection {
+    Rejection::new(Reason::HeadTooLarge, detail)
+}
+
+/// Reads a whole head, its empty line included; every line is known to end with CRLF.
+fn parse(head: &Bytes, size: HeadSize) -> Result<Head, Rejection> {
+    let mut lines = Lines { head, at: 0 };
+    let request_line = lines.next().unwrap_or_default();
+    let (method, target, version) = parse_request_line(request_line)?;
+    let (path, authority) = parse_target(&method, target)?;
+    let path = if path.is_empty() { b"/".as_slice() } else { path };
+    let mut request = RequestHeader::build_no_case(method, path, Some(size.fields + 8))
+        .map_err(|_| Rejection::new(Reason::BadTarget, "invalid request target"))?;
+    request.set_version(version);
+    let mut fields = Fields::new(request, authority.map(<[u8]>::to_vec));
+    while let Some(line) = lines.next() {
+        if line.is_empty() {
+            break;
+        }
+        fields.take(head, line)?;
+    }
+    fields.finish(head.slice_ref(target), size)
+}
+
+/// The lines of a head without their CRLF.
+struct Lines<'a> {
+    head: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Lines<'a> {
+    fn next(&mut self) -> Option<&'a [u8]> {
+        let rest = self.head.get(self.at..)?;
+        let lf = memchr::memchr(b'\n', rest)?;
+        self.at += lf + 1;
+        rest.get(..lf.saturating_sub(1))
+    }
+}
+
+fn parse_request_line(line: &[u8]) -> Result<(Method, &[u8], Version), Rejection> {
+    let mut parts = line.split(|b| *b == b' ');
+    let (Some(method), Some(target), Some(version), None) = (parts.next(), parts.next(), parts.next(), parts.next())
+    else {
+        return Err(malformed("request line is not method, target and version"));
+    };
+    if method.is_empty() || method.len() > METHOD_MAX || !method.iter().all(|b| is_token_byte(*b)) {
+        return Err(malformed("invalid method"));
+    }
+    let method = Method::from_bytes(method).map_err(|_| malformed("invalid method"))?;
+    let version = match version {
+        b"HTTP/1.1" => Version::HTTP_11,
+        b"HTTP/1.0" => Version::HTTP_10,
+        [b'H', b'T', b'T', b'P', b'/', major, b'.', minor] if major.is_ascii_digit() && minor.is_ascii_digit() => {
+            return Err(Rejection::from(Reason::VersionNotSupported));
+        }
+        _ => return Err(malformed("invalid HTTP version")),
+    };
+    Ok((method, target, version))
+}
+
+/// Path with query, and the authority of an absolute-form target (RFC 9112 section 3.2).
+fn parse_target<'a>(method: &Method, target: &'a [u8]) -> Result<(&'a [u8], Option<&'a [u8]>), Rejection> {
+    let bad = |detail| Rejection::new(Reason::BadTarget, detail);
+    if *method == Method::CONNECT {
+        return Err(Rejection::new(Reason::MethodNotAllowed, "CONNECT"));
+    }
+    if let Some(byte) = target.iter().find(|b| **b <= b' ' || **b >= 0x7f) {
+        return Err(bad(if *byte >= 0x7f { "byte outside ASCII in target" } else { "control byte in target" }));
+    }
+    match target {
+        [b'/', ..] => Ok((target, None)),
+        b"*" if *method == Method::OPTIONS => Ok((target, None)),
+        _ => {
+            let rest = strip_scheme(target).ok_or_else(|| bad("target is neither a path nor a URL"))?;
+            let end = rest.iter().position(|b| matches!(b, b'/' | b'?' | b'#')).unwrap_or(rest.len());
+            let (authority, path) = rest.split_at_checked(end).unwrap_or_default();
+            match path.first() {
+                None | Some(b'/') => Ok((path, Some(authority))),
+                Some(_) => Err(bad("URL without a path")),
+            }
+        }
+    }
+}
+
+fn strip_scheme(target: &[u8]) -> Option<&[u8]> {
+    let starts = |scheme: &[u8]| target.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme));
+    [b"http://".as_slice(), b"https://"].into_iter().find(|scheme| starts(scheme)).and_then(|s| target.get(s.len()..))
+}
+
+/// What the fields of one head come to.
+struct Fields {
+    request: RequestHeader,
+    authority: Option<Vec<u8>>,
+    host: Option<HeaderValue>,
+    content_length: Option<u64>,
+    chunked: bool,
+    connection: Vec<HeaderValue>,
+    expects_continue: bool,
+    claims: Vec<(FieldKind, HeaderValue)>,
+    dropped: Dropped,
+}
+
+impl Fields {
+    fn new(request: RequestHeader, authority: Option<Vec<u8>>) -> Self {
+        Self {
+            request,
+            authority,
+            host: None,
+            content_length: None,
+            chunked: false,
+            connection: Vec::new(),
+            expects_continue: false,
+            claims: Vec::new(),
+            dropped: Dropped::default(),
+        }
+    }
+
+    fn take(&mut self, head: &Bytes, line: &[u8]) -> Result<(), Rejection> {
+        let colon = memchr::memchr(b':', line).ok_or_else(|| malformed("field line without a colon"))?;
+        let (name, value) = line.split_at_checked(colon).unwrap_or_default();
+        let value = trim(value.get(1..).unwrap_or_default());
+        // Validates as RFC 9110 section 5.5: no control bytes but tab.
+        let value = HeaderValue::from_maybe_shared(head.slice_ref(value)).map_err(|_| malformed("invalid field value"))?;
+        match classify(name) {
+            FieldKind::Keep | FieldKind::UserAgent | FieldKind::Referer => self.keep(name, value)?,
+            FieldKind::BadName => {
+                if name.is_empty() || !name.iter().all(|b| is_token_byte(*b)) {
+                    return Err(malformed("invalid field name"));
+                }
+                self.dropped.name += 1;
+            }
+            FieldKind::Host => {
+                if self.host.replace(value).is_some() {
+                    return Err(bad_host("more than one Host field"));
+                }
+            }
+            FieldKind::ContentLength => self.take_content_length(value.as_bytes())?,
+            FieldKind::TransferEncoding => self.take_transfer_encoding(value.as_bytes())?,
+            FieldKind::Connection => self.connection.push(value),
+            FieldKind::HopByHop | FieldKind::Upgrade => {}
+            FieldKind::Expect => {
+                if !value.as_bytes().eq_ignore_ascii_case(b"100-continue") {
+                    return Err(Rejection::from(Reason::ExpectationFailed));
+                }
+                self.expects_continue = true;
+            }
+            kind @ (FieldKind::ForwardedFor
+            | FieldKind::ForwardedProto
+            | FieldKind::ForwardedHost
+            | FieldKind::ForwardedPort
+            | FieldKind::Forwarded
+            | FieldKind::RequestId) => {
+                self.claims.push((kind, value));
+            }
+            FieldKind::Spoofable => self.dropped.spoofable += 1,
+        }
+        Ok(())
+    }
+
+    fn keep(&mut self, name: &[u8], value: HeaderValue) -> Result<(), Rejection> {
+        let name = HeaderName::from_bytes(name).map_err(|_| malformed("invalid field name"))?;
+        self.request.append_header(name, value).map_err(|_| malformed("invalid field"))?;
+        Ok(())
+    }
+
+    /// Digits alone, once: of several, even equal ones, some servers take the first and some the last.
+    fn take_content_length(&mut self, value: &[u8]) -> Result<(), Rejection> {
+        let digits = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
+        let length = std::str::from_utf8(value).ok().filter(|_| digits).and_then(|text| text.parse().ok());
+        let length = length.ok_or_else(|| framing("invalid Content-Length"))?;
+        if self.content_length.replace(length).is_some() {
+            return Err(framing("more than one Content-Length"));
+        }
+        Ok(())
+    }
+
+    fn take_transfer_encoding(&mut self, value: &[u8]) -> Result<(), Rejection> {
+        if self.chunked || !value.eq_ignore_ascii_case(b"chunked") {
+            return Err(framing("Transfer-Encoding other than chunked"));
+        }
+        self.chunked = true;
+        Ok(())
+    }
+
+    fn finish(mut self, target: Bytes, size: HeadSize) -> Result<Head, Rejection> {
+        let version = self.request.version;
+        let body = self.body(version)?;
+        let host = self.effective_host(version)?;
+        if let Some(host) = &host {
+            self.keep(b"host", host.clone())?;
+        }
+        if let BodyReader::Length(length) = body {
+            self.keep(b"content-length", HeaderValue::from(length))?;
+        } else if self.content_length == Some(0) {
+            self.keep(b"content-length", HeaderValue::from_static("0"))?;
+        }
+        let keep_alive = self.apply_connection(version);
+        let expects_continue = self.expects_continue && version == Version::HTTP_11 && !body.is_done();
+        Ok(Head {
+            request: self.request,
+            target,
+            host,
+            body,
+            keep_alive,
+            expects_continue,
+            claims: self.claims,
+            dropped: self.dropped,
+            size,
+        })
+    }
+
+    /// RFC 9112 section 6.3, without the tolerance for both.
+    fn body(&self, version: Version) -> Result<BodyReader, Rejection> {
+        match (self.chunked, self.content_length) {
+            (true, Some(_)) => Err(framing("both Transfer-Encoding and Content-Length")),
+            (true, None) if version == Version::HTTP_10 => Err(framing("Transfer-Encoding in HTTP/1.0")),
+            (true, None) => Ok(BodyReader::chunked()),
+            (false, length) => Ok(BodyReader::length(length.unwrap_or(0))),
+        }
+    }
+
+    /// The authority of an absolute-form target takes the place of Host (RFC 9112 section 3.2.2).
+    fn effective_host(&mut self, version: Version) -> Result<Option<HeaderValue>, Rejection> {
+        match (self.authority.take(), self.host.take()) {
+            (_, None) if version == Version::HTTP_11 => Err(bad_host("no Host field")),
+            (Some(authority), _) => {
+                let value = HeaderValue::from_bytes(&authority).map_err(|_| bad_host("invalid authority"))?;
+                Ok(Some(value))
+            }
+            (None, host) => Ok(host),
+        }
+    }
+
+    /// Removes what Connection names, before any field of ours is added; whether the connection is kept (RFC 9112 section 9.3).
+    fn apply_connection(&mut self, version: Version) -> bool {
+        if self.connection.is_empty() {
+            return version == Version::HTTP_11;
+        }
+        let values: Vec<&[u8]> = self.connection.iter().map(HeaderValue::as_bytes).collect();
+        let options = ConnectionOptions::parse(values.iter().copied());
+        if options.others {
+            for name in values.iter().flat_map(|value| value.split(|b| *b == b',')) {
+                // Framing and Host are not the client's to remove: the app needs them to read the same request as we did.
+                match HeaderName::from_bytes(trim(name)) {
+                    Ok(name) if name != header::HOST && name != header::CONTENT_LENGTH => {
+                        self.request.remove_header(&name);
+                    }
+                    _ => {}
+                }
+            }
+        }
+        !options.close && (version == Version::HTTP_11 || options.keep_alive)
+    }
+}
+
+/// Without spaces and tabs at both ends.
+fn trim(mut bytes: &[u8]) -> &[u8] {
+    while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = bytes {
+        bytes = rest;
+    }
+    bytes
+}
+
+#[cfg(test)]
+mod tests;

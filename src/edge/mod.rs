@@ -1,0 +1,13 @@
+//! The client side of the wire: connections are accepted, heads are read and judged, bodies are framed, and what comes out
+//! is one [`exchange::Exchange`] and one Pingora session of our own for each request (RFC 9112).
+//!
+//! What a request means is left to `proxy`; here it is only made sure that there is exactly one reading of it.
+
+pub mod body;
+pub mod connection;
+pub mod exchange;
+pub mod head;
+pub mod listener;
+pub mod session;
+pub mod transport;
+mod response_writer;

@@ -1,0 +1,224 @@
+//! A response as HTTP/1.1 bytes: which framing the client gets, and the lines of the head (RFC 9112 sections 4 to 7).
+
+use std::cell::RefCell;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use bytes::{BufMut, BytesMut};
+use http::{HeaderName, Method, StatusCode, Version, header};
+use pingora_http::{HeaderNameVariant, ResponseHeader};
+
+use crate::header::hop_by_hop::ConnectionOptions;
+
+/// How the end of a response body is shown to the client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Framing {
+    /// The head is all there is.
+    None,
+    /// That many bytes are still to be written.
+    Length(u64),
+    Chunked,
+    /// The end of the connection is the end of the body (HTTP/1.0 clients).
+    UntilClose,
+}
+
+impl Framing {
+    /// The framing of `response` to a request with `method` of a client that speaks `version` (RFC 9112 section 6.3). None
+    /// when its Content-Length is not a number.
+    pub fn of(response: &ResponseHeader, method: &Method, version: Version) -> Option<Self> {
+        if method == Method::HEAD || has_no_body(response.status) {
+            return Some(Self::None);
+        }
+        if let Some(length) = response.headers.get(header::CONTENT_LENGTH) {
+            return length.to_str().ok()?.trim().parse().ok().map(Self::Length);
+        }
+        Some(if version == Version::HTTP_11 { Self::Chunked } else { Self::UntilClose })
+    }
+}
+
+fn has_no_body(status: StatusCode) -> bool {
+    status.is_informational() || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+}
+
+/// What the Connection field says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Persistence {
+    Close,
+    /// HTTP/1.1: nothing needs to be said.
+    Keep,
+    /// HTTP/1.0 needs it said.
+    KeepSaid,
+}
+
+/// Appends the head to `out`.
+pub(super) fn write_head(out: &mut BytesMut, response: &ResponseHeader, framing: Framing, persistence: Persistence) {
+    out.reserve(512);
+    out.put_slice(b"HTTP/1.1 ");
+    out.put_slice(response.status.as_str().as_bytes());
+    out.put_u8(b' ');
+    out.put_slice(response.get_reason_phrase().unwrap_or_default().as_bytes());
+    out.put_slice(b"\r\n");
+    let nominated = nominated(response);
+    let skip_length = has_no_body(response.status) && response.status != StatusCode::NOT_MODIFIED;
+    let _ = response.map(|name, value| {
+        let name = match name {
+            HeaderNameVariant::Case(name) => name.as_slice(),
+            HeaderNameVariant::Titled(name) => name.as_bytes(),
+        };
+        if !is_hop_by_hop(name) && !nominated.iter().any(|n| n.as_str().as_bytes().eq_ignore_ascii_case(name)) {
+            if skip_length && name.eq_ignore_ascii_case(b"content-length") {
+                return Ok(());
+            }
+            put_field(out, name, value.as_bytes());
+        }
+        Ok(())
+    });
+    if !response.headers.contains_key(header::DATE) {
+        put_date(out);
+    }
+    if framing == Framing::Chunked {
+        out.put_slice(b"Transfer-Encoding: chunked\r\n");
+    }
+    match persistence {
+        Persistence::Close => out.put_slice(b"Connection: close\r\n"),
+        Persistence::KeepSaid => out.put_slice(b"Connection: keep-alive\r\n"),
+        Persistence::Keep => {}
+    }
+    out.put_slice(b"\r\n");
+}
+
+fn put_field(out: &mut BytesMut, name: &[u8], value: &[u8]) {
+    out.put_slice(name);
+    out.put_slice(b": ");
+    out.put_slice(value);
+    out.put_slice(b"\r\n");
+}
+
+/// Fields that the app's Connection field names beside the standard ones.
+fn nominated(response: &ResponseHeader) -> Vec<HeaderName> {
+    let mut names = Vec::new();
+    for value in response.headers.get_all(header::CONNECTION) {
+        let options = ConnectionOptions::parse([value.as_bytes()]);
+        if options.others {
+            names.extend(value.as_bytes().split(|b| *b == b',').filter_map(|n| HeaderName::from_bytes(n.trim_ascii()).ok()));
+        }
+    }
+    names
+}
+
+/// Fields that end here (RFC 9110 section 7.6.1), and those whose meaning only we may give.
+fn is_hop_by_hop(name: &[u8]) -> bool {
+    match name.len() {
+        2 => name.eq_ignore_ascii_case(b"te"),
+        7 => name.eq_ignore_ascii_case(b"trailer") || name.eq_ignore_ascii_case(b"upgrade"),
+        10 => name.eq_ignore_ascii_case(b"connection") || name.eq_ignore_ascii_case(b"keep-alive"),
+        16 => name.eq_ignore_ascii_case(b"proxy-connection"),
+        17 => name.eq_ignore_ascii_case(b"transfer-encoding"),
+        _ => false,
+    }
+}
+
+/// The size line of a chunk of `length` bytes.
+pub(super) fn put_chunk_size(out: &mut BytesMut, length: usize) {
+    let mut digits = [0_u8; 16];
+    let mut at = digits.len();
+    let mut rest = length;
+    loop {
+        at -= 1;
+        if let Some(digit) = digits.get_mut(at) {
+            *digit = b"0123456789abcdef".get(rest & 15).copied().unwrap_or(b'0');
+        }
+        rest >>= 4;
+        if rest == 0 || at == 0 {
+            break;
+        }
+    }
+    out.put_slice(digits.get(at..).unwrap_or_default());
+    out.put_slice(b"\r\n");
+}
+
+thread_local! {
+    static DATE: RefCell<(u64, String)> = const { RefCell::new((0, String::new())) };
+}
+
+/// `Date: …`, formatted once a second on each thread.
+fn put_date(out: &mut BytesMut) {
+    let now = SystemTime::now();
+    let second = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    DATE.with_borrow_mut(|(at, text)| {
+        if *at != second {
+            *text = httpdate::fmt_http_date(now);
+            *at = second;
+        }
+        put_field(out, b"Date", text.as_bytes());
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn response(status: u16, fields: &[(&'static str, &'static str)]) -> ResponseHeader {
+        let mut response = ResponseHeader::build(status, None).unwrap();
+        for (name, value) in fields {
+            response.append_header(*name, *value).unwrap();
+        }
+        response
+    }
+
+    fn head(response: &ResponseHeader, framing: Framing, persistence: Persistence) -> String {
+        let mut out = BytesMut::new();
+        write_head(&mut out, response, framing, persistence);
+        String::from_utf8(out.to_vec()).unwrap()
+    }
+
+    #[test]
+    fn fields_that_end_here_are_not_passed_on() {
+        let response = response(
+            200,
+            &[
+                ("Connection", "close, X-Secret"),
+                ("Keep-Alive", "timeout=2"),
+                ("Transfer-Encoding", "chunked"),
+                ("X-Secret", "1"),
+                ("X-App", "1"),
+                ("date", "then"),
+            ],
+        );
+        assert_eq!(
+            head(&response, Framing::Chunked, Persistence::Keep),
+            "HTTP/1.1 200 OK\r\nX-App: 1\r\ndate: then\r\nTransfer-Encoding: chunked\r\n\r\n"
+        );
+    }
+
+    #[test]
+    fn framing_by_method_status_and_version() {
+        let plain = response(200, &[]);
+        let counted = response(200, &[("Content-Length", "5")]);
+        let of = |r: &ResponseHeader, method: Method, version| Framing::of(r, &method, version);
+        assert_eq!(of(&plain, Method::GET, Version::HTTP_11), Some(Framing::Chunked));
+        assert_eq!(of(&plain, Method::GET, Version::HTTP_10), Some(Framing::UntilClose));
+        assert_eq!(of(&counted, Method::GET, Version::HTTP_10), Some(Framing::Length(5)));
+        assert_eq!(of(&counted, Method::HEAD, Version::HTTP_11), Some(Framing::None));
+        assert_eq!(of(&response(204, &[]), Method::GET, Version::HTTP_11), Some(Framing::None));
+        assert_eq!(of(&response(304, &[("Content-Length", "5")]), Method::GET, Version::HTTP_11), Some(Framing::None));
+        assert_eq!(of(&response(200, &[("Content-Length", "x")]), Method::GET, Version::HTTP_11), None);
+    }
+
+    #[test]
+    fn a_date_is_added_and_persistence_is_said() {
+        let text = head(&response(204, &[("Content-Length", "0")]), Framing::None, Persistence::Close);
+        assert!(text.contains("\r\nDate: "), "{text}");
+        assert!(text.ends_with("\r\nConnection: close\r\n\r\n"), "{text}");
+        assert!(!text.contains("Content-Length"), "{text}");
+        assert!(head(&response(200, &[]), Framing::Length(0), Persistence::KeepSaid).contains("Connection: keep-alive\r\n"));
+    }
+
+    #[test]
+    fn chunk_sizes_are_hexadecimal() {
+        for size in [0, 1, 15, 16, 255, 256, 65_536, usize::MAX] {
+            let mut out = BytesMut::new();
+            put_chunk_size(&mut out, size);
+            assert_eq!(out, format!("{size:x}\r\n"));
+        }
+    }
+}

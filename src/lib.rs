@@ -1,0 +1,28 @@
+//! Propylon: the gateway in front of Python.
+//!
+//! | module | answers for |
+//! |---|---|
+//! | [`config`] | text to validated values |
+//! | [`observe`] | metrics, the access log, diagnostics |
+//! | [`route`], [`header`] | pure decisions about targets, hosts and fields |
+//! | [`upstream`] | endpoints: their choice, their health, their addresses |
+//! | [`state`] | one snapshot a request lives by, and what outlives reloads |
+//! | [`edge`] | client connections and the strict reading of HTTP/1.1 |
+//! | [`proxy`] | what happens to a request, hook by hook |
+//! | [`admin`] | `/metrics`, `/healthz`, `/readyz` and the control socket |
+//! | [`server`] | assembles, reloads and shuts down |
+//! | [`cli`] | the command line |
+//!
+//! `docs/architecture.md` follows a request through them.
+
+pub mod admin;
+pub mod cli;
+pub mod config;
+pub mod edge;
+pub mod header;
+pub mod observe;
+pub mod proxy;
+pub mod route;
+pub mod server;
+pub mod state;
+pub mod upstream;

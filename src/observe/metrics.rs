@@ -1,0 +1,240 @@
+//! Counters for `/metrics`: handles to record through, and the page itself.
+//!
+//! [`table`] names every metric. A route, upstream, endpoint or listener asks here for its handle once, when a configuration is
+//! loaded; recording then is a few relaxed additions to words that no other core writes ([`shards`]), without a lock, a hash or
+//! an allocation. The sums are made when the page is scraped.
+
+mod endpoint;
+mod histogram;
+mod label;
+mod listener;
+mod live;
+mod page;
+mod process;
+mod route;
+mod shards;
+pub mod table;
+mod upstream;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+pub use endpoint::{EndpointInFlight, EndpointMetrics};
+pub use label::{
+    CheckResult, FieldDrop, Method, Refusal, Reload, Retry, StatusClass, UpstreamError,
+};
+pub use listener::{ListenerMetrics, OpenConnection};
+pub use route::{RequestInFlight, RouteMetrics};
+pub use upstream::UpstreamMetrics;
+
+use live::Live;
+use page::{Page, float};
+use process::Process;
+
+/// The media type of what [`Metrics::render`] returns.
+pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// The route label of requests that matched no route.
+pub const NO_ROUTE: &str = "none";
+
+/// Everything the process counts. One for the whole process; it outlives every configuration.
+#[derive(Debug)]
+pub struct Metrics {
+    version: Box<str>,
+    rejection_reasons: &'static [&'static str],
+    rejections: Box<[AtomicU64]>,
+    fields_dropped: [AtomicU64; FieldDrop::COUNT],
+    reloads: [AtomicU64; Reload::COUNT],
+    config_refused: AtomicBool,
+    config_read_millis: AtomicU64,
+    config_generation: AtomicU64,
+    /// Access log lines lost.
+    pub access_log_dropped: Counter,
+    /// Writes to the access log that failed.
+    pub access_log_errors: Counter,
+    /// Panics that the hook of [`super::logging`] saw.
+    pub panics: Counter,
+    /// Counts requests that matched no route.
+    pub no_route: Arc<RouteMetrics>,
+    routes: Live<String, RouteMetrics>,
+    upstreams: Live<String, UpstreamMetrics>,
+    endpoints: Live<(String, String), EndpointMetrics>,
+    listeners: Live<String, ListenerMetrics>,
+    process: Process,
+}
+
+impl Metrics {
+    /// Begins to count. `rejection_reasons` are the values of the `reason` label of `propylon_rejections_total`, by index.
+    #[must_use]
+    pub fn new(version: &str, rejection_reasons: &'static [&'static str]) -> Arc<Self> {
+        let routes: Live<String, RouteMetrics> = Live::default();
+        Arc::new(Self {
+            version: version.into(),
+            rejection_reasons,
+            rejections: rejection_reasons
+                .iter()
+                .map(|_| AtomicU64::new(0))
+                .collect(),
+            fields_dropped: Default::default(),
+            reloads: Default::default(),
+            config_refused: AtomicBool::new(false),
+            config_read_millis: AtomicU64::new(0),
+            config_generation: AtomicU64::new(0),
+            access_log_dropped: Counter::default(),
+            access_log_errors: Counter::default(),
+            panics: Counter::default(),
+            no_route: routes.get(NO_ROUTE.to_owned(), |name| RouteMetrics::new(name)),
+            routes,
+            upstreams: Live::default(),
+            endpoints: Live::default(),
+            listeners: Live::default(),
+            process: Process::new(),
+        })
+    }
+
+    /// The handle of the route `name`; the same one for as long as anybody holds it. A route called `none` shares the handle
+    /// of requests without a route.
+    #[must_use]
+    pub fn route(&self, name: &str) -> Arc<RouteMetrics> {
+        self.routes
+            .get(name.to_owned(), |name| RouteMetrics::new(name))
+    }
+
+    /// The handle of the upstream `name`; the same one for as long as anybody holds it.
+    #[must_use]
+    pub fn upstream(&self, name: &str) -> Arc<UpstreamMetrics> {
+        self.upstreams
+            .get(name.to_owned(), |name| UpstreamMetrics::new(name))
+    }
+
+    /// The handle of `endpoint`, an address as it is to be shown, in `upstream`; the same one for as long as anybody holds it.
+    #[must_use]
+    pub fn endpoint(&self, upstream: &str, endpoint: &str) -> Arc<EndpointMetrics> {
+        let key = (upstream.to_owned(), endpoint.to_owned());
+        self.endpoints.get(key, |(upstream, endpoint)| {
+            EndpointMetrics::new(upstream, endpoint)
+        })
+    }
+
+    /// The handle of the listener `name`, an address as it is to be shown; the same one for as long as anybody holds it.
+    #[must_use]
+    pub fn listener(&self, name: &str) -> Arc<ListenerMetrics> {
+        self.listeners
+            .get(name.to_owned(), |name| ListenerMetrics::new(name))
+    }
+
+    /// Counts an answer of our own. `reason` is an index into the reasons given to [`Metrics::new`].
+    pub fn record_rejection(&self, reason: usize) {
+        shards::increment(&self.rejections, reason);
+    }
+
+    /// Counts a request field that was not passed on.
+    pub fn record_field_dropped(&self, reason: FieldDrop) {
+        shards::increment(&self.fields_dropped, reason as usize);
+    }
+
+    /// Says that the configuration the process starts with was read at `now`. It is no reload.
+    pub fn record_start(&self, generation: u64, now: SystemTime) {
+        self.config_read(generation, now);
+    }
+
+    /// Counts a reload. `generation` is the number of the configuration in force after it.
+    pub fn record_reload(&self, result: Reload, generation: u64, now: SystemTime) {
+        shards::increment(&self.reloads, result as usize);
+        if result == Reload::Refused {
+            self.config_refused.store(true, Relaxed);
+        } else {
+            self.config_read(generation, now);
+        }
+    }
+
+    fn config_read(&self, generation: u64, now: SystemTime) {
+        let millis = now
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default()
+            .as_millis();
+        self.config_refused.store(false, Relaxed);
+        self.config_generation.store(generation, Relaxed);
+        self.config_read_millis
+            .store(u64::try_from(millis).unwrap_or(u64::MAX), Relaxed);
+    }
+
+    /// The page of `/metrics`: Prometheus text format 0.0.4, of the type [`CONTENT_TYPE`].
+    ///
+    /// Takes some milliseconds where there are a thousand endpoints, and reads a few files of `/proc`: not for a thread that
+    /// serves requests when there are many.
+    #[must_use]
+    pub fn render(&self) -> String {
+        let mut page = Page::default();
+        route::write(&self.routes.all(), &mut page);
+        self.write_refusals(&mut page);
+        endpoint::write(&self.endpoints.all(), &mut page);
+        upstream::write(&self.upstreams.all(), &mut page);
+        listener::write(&self.listeners.all(), &mut page);
+        self.write_config(&mut page);
+        page.single(
+            &table::ACCESS_LOG_DROPPED,
+            float(self.access_log_dropped.get()),
+        );
+        page.single(
+            &table::ACCESS_LOG_ERRORS,
+            float(self.access_log_errors.get()),
+        );
+        page.single(&table::PANICS, float(self.panics.get()));
+        page.family(&table::BUILD_INFO, |samples| {
+            samples.value(&[&self.version], 1.0);
+        });
+        self.process.write(&mut page);
+        page.into_text()
+    }
+
+    fn write_refusals(&self, page: &mut Page) {
+        page.family(&table::REJECTIONS, |samples| {
+            for (reason, count) in self.rejection_reasons.iter().zip(&self.rejections) {
+                samples.count(&[reason], count.load(Relaxed));
+            }
+        });
+        page.family(&table::FIELDS_DROPPED, |samples| {
+            for (reason, count) in FieldDrop::ALL.iter().zip(&self.fields_dropped) {
+                samples.count(&[reason.text()], count.load(Relaxed));
+            }
+        });
+    }
+
+    fn write_config(&self, page: &mut Page) {
+        let succeeded = u8::from(!self.config_refused.load(Relaxed));
+        page.single(&table::CONFIG_LAST_RELOAD_SUCCESS, succeeded.into());
+        let read = float(self.config_read_millis.load(Relaxed)) / 1e3;
+        page.single(&table::CONFIG_LAST_RELOAD_SUCCESS_TIME, read);
+        page.single(
+            &table::CONFIG_GENERATION,
+            float(self.config_generation.load(Relaxed)),
+        );
+        page.family(&table::CONFIG_RELOADS, |samples| {
+            for (result, count) in Reload::ALL.iter().zip(&self.reloads) {
+                samples.count(&[result.text()], count.load(Relaxed));
+            }
+        });
+    }
+}
+
+/// A counter of the whole process for what happens seldom.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds `count`.
+    pub fn add(&self, count: u64) {
+        self.0.fetch_add(count, Relaxed);
+    }
+
+    /// What was added since the process started.
+    #[must_use]
+    pub fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,203 @@
+//! The closed sets a label's value may come from. Nothing of a request ever becomes a label, only its place in one of these.
+
+/// Declares an enum whose variants are the values of one label.
+macro_rules! closed_set {
+    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $text:literal,)+ }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum $name { $($(#[$variant_doc])* $variant,)+ }
+
+        impl $name {
+            /// Every value, in the order of their indices.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
+            /// How many there are.
+            pub const COUNT: usize = Self::ALL.len();
+
+            /// The text of the label.
+            #[must_use]
+            pub fn text(self) -> &'static str {
+                match self { $(Self::$variant => $text,)+ }
+            }
+        }
+    };
+}
+
+closed_set! {
+    /// A request's method; everything that is not named here is `other`.
+    Method {
+        /// GET
+        Get = "GET",
+        /// HEAD
+        Head = "HEAD",
+        /// POST
+        Post = "POST",
+        /// PUT
+        Put = "PUT",
+        /// DELETE
+        Delete = "DELETE",
+        /// PATCH
+        Patch = "PATCH",
+        /// OPTIONS
+        Options = "OPTIONS",
+        /// Any other, and a head that could not be read.
+        Other = "other",
+    }
+}
+
+impl Method {
+    /// The method written as `name`, which is case-sensitive (RFC 9110 section 9.1).
+    #[must_use]
+    pub fn of(name: &[u8]) -> Self {
+        match name {
+            b"GET" => Self::Get,
+            b"HEAD" => Self::Head,
+            b"POST" => Self::Post,
+            b"PUT" => Self::Put,
+            b"DELETE" => Self::Delete,
+            b"PATCH" => Self::Patch,
+            b"OPTIONS" => Self::Options,
+            _ => Self::Other,
+        }
+    }
+}
+
+closed_set! {
+    /// The class of a status code (RFC 9110 section 15).
+    StatusClass {
+        /// 100 to 199: of final answers only 101 is one.
+        Informational = "1xx",
+        /// 200 to 299.
+        Successful = "2xx",
+        /// 300 to 399.
+        Redirection = "3xx",
+        /// 400 to 499; a client that left before its answer is given as 499.
+        ClientError = "4xx",
+        /// 500 to 599, and whatever is no status code.
+        ServerError = "5xx",
+    }
+}
+
+impl StatusClass {
+    /// The class of `status`; a number outside 100 to 499 is a server error (RFC 9110 section 15).
+    #[must_use]
+    pub fn of(status: u16) -> Self {
+        match status {
+            100..=199 => Self::Informational,
+            200..=299 => Self::Successful,
+            300..=399 => Self::Redirection,
+            400..=499 => Self::ClientError,
+            _ => Self::ServerError,
+        }
+    }
+}
+
+closed_set! {
+    /// What went wrong between the gateway and an endpoint; an app's own status is none of these.
+    UpstreamError {
+        /// The endpoint refused the connection.
+        ConnectRefused = "connect_refused",
+        /// No connection within the connect timeout.
+        ConnectTimeout = "connect_timeout",
+        /// No connection for another reason: no route, no such socket file, TLS.
+        ConnectOther = "connect_other",
+        /// The connection was reset.
+        Reset = "reset",
+        /// The connection was closed before the response was whole.
+        ClosedEarly = "closed_early",
+        /// No first byte, or no next one, in time.
+        Timeout = "timeout",
+        /// What came was no valid response.
+        InvalidResponse = "invalid_response",
+    }
+}
+
+closed_set! {
+    /// Why a request was sent once more.
+    Retry {
+        /// No connection was made, so nothing of the request was sent; any method.
+        Connect = "connect",
+        /// The method is idempotent and no byte of a response had come.
+        Idempotent = "idempotent",
+    }
+}
+
+closed_set! {
+    /// How a health check ended.
+    CheckResult {
+        /// The endpoint answered as expected.
+        Pass = "pass",
+        /// It did not.
+        Fail = "fail",
+        /// It says nothing of the endpoint: every slot was busy.
+        Ignored = "ignored",
+    }
+}
+
+closed_set! {
+    /// Why a connection was refused as soon as it was accepted.
+    Refusal {
+        /// `max_connections` were open.
+        Limit = "limit",
+        /// `max_connections_per_ip` of the same address were open.
+        PerIpLimit = "per_ip_limit",
+    }
+}
+
+closed_set! {
+    /// Why a request's field was not sent upstream.
+    FieldDrop {
+        /// Its name would read as another one's in a WSGI or CGI environment.
+        Name = "name",
+        /// Only the gateway may say it.
+        Spoofable = "spoofable",
+    }
+}
+
+closed_set! {
+    /// How a reload ended.
+    Reload {
+        /// A new configuration is in force.
+        Applied = "applied",
+        /// The old one stayed, because the new one has errors.
+        Refused = "refused",
+        /// The file says what it said before.
+        Unchanged = "unchanged",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn methods_are_case_sensitive_and_the_rest_is_other() {
+        for method in Method::ALL {
+            let expected = if *method == Method::Other {
+                Method::Other
+            } else {
+                *method
+            };
+            assert_eq!(Method::of(method.text().as_bytes()), expected);
+        }
+        assert_eq!(Method::of(b"get"), Method::Other);
+        assert_eq!(Method::of(b""), Method::Other);
+    }
+
+    #[test]
+    fn indices_follow_the_order_of_all() {
+        for (index, class) in StatusClass::ALL.iter().enumerate() {
+            assert_eq!(*class as usize, index);
+        }
+    }
+
+    #[test]
+    fn every_number_has_a_class() {
+        assert_eq!(StatusClass::of(101).text(), "1xx");
+        assert_eq!(StatusClass::of(204).text(), "2xx");
+        assert_eq!(StatusClass::of(399).text(), "3xx");
+        assert_eq!(StatusClass::of(499).text(), "4xx");
+        for odd in [0, 99, 500, 599, 600, 999, u16::MAX] {
+            assert_eq!(StatusClass::of(odd).text(), "5xx");
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! Whether a request is served at all, and what is done with it: host, target, route and limits, in this order.
+
+use std::sync::Arc;
+
+use http::{HeaderName, HeaderValue, Method, header};
+use pingora_http::RequestHeader;
+
+use crate::config::model::{Action, HeadLimits, RedirectPiece, RedirectTemplate, Route};
+use crate::edge::exchange::Exchange;
+use crate::proxy::context::Active;
+use crate::proxy::forward;
+use crate::proxy::rejection::{Reason, Rejection};
+use crate::proxy::respond::Answer;
+use crate::route::host::Host;
+use crate::route::table::Found;
+use crate::route::target::{check_query, decode_path, split_query};
+use crate::upstream::Upstream;
+
+/// What happens next.
+pub enum Next {
+    Proxy(Arc<Upstream>),
+    Answer(Box<Answer>),
+}
+
+/// Judges the request and, if it goes to an app, makes it what the app is to see.
+///
+/// # Errors
+/// Why it is refused.
+pub fn accept(request: &mut RequestHeader, active: &mut Active) -> Result<Next, Rejection> {
+    let exchange = active.exchange.clone();
+    if let Some(refusal) = &exchange.refusal {
+        return Err(refusal.clone());
+    }
+    let host = exchange.host.as_ref().map(|value| Host::parse(value.as_bytes())).transpose();
+    let host = host.map_err(|error| Rejection::new(Reason::BadHost, error.to_string()))?;
+    let name = host.as_ref().map(|host| &*host.name);
+    if !exchange.snapshot.allowed_hosts.allows(name) {
+        return Err(Reason::WrongHost.into());
+    }
+    let (path, query) = split_query(request.raw_path());
+    if request.method == Method::OPTIONS && path == b"*" {
+        return Ok(Next::Answer(Box::new(Answer::empty(204))));
+    }
+    let decoded = decode_path(path).map_err(bad_target)?;
+    query.map_or(Ok(()), check_query).map_err(bad_target)?;
+    let index = match exchange.snapshot.table.find(name, &decoded, &request.method) {
+        Found::Route(index) => index,
+        Found::NotFound => return Err(Reason::NoRoute.into()),
+        Found::MethodNotAllowed(allow) => {
+            let answer = Answer::rejection(Reason::MethodNotAllowed.into()).with(header::ALLOW, allow.clone());
+            return Ok(Next::Answer(Box::new(answer)));
+        }
+    };
+    let Some((route, metrics)) = exchange.snapshot.route(index) else {
+        return Err(Rejection::new(Reason::Internal, "route without a configuration"));
+    };
+    active.route = Some(index);
+    active.counted = Some(metrics.enter());
+    check_body(&exchange, request, route)?;
+    match &route.action {
+        Action::Respond { status, body, content_type } => {
+            Ok(Next::Answer(Box::new(Answer::configured(*status, body, content_type))))
+        }
+        Action::Redirect { status, to } => {
+            let answer = Answer::empty(*status).with(header::LOCATION, location(to, host.as_ref(), path, query)?);
+            Ok(Next::Answer(Box::new(answer)))
+        }
+        Action::Upstream(index) => {
+            let Some(upstream) = exchange.snapshot.upstreams.get(*index).cloned() else {
+                return Err(Rejection::new(Reason::Internal, "route without an upstream"));
+            };
+            check_head(&exchange, upstream.config.head_limits)?;
+            let (origin_host, port) = (exchange.host.as_ref(), host.as_ref().and_then(|host| host.port));
+            forward::prepare(request, active, route, &upstream, origin_host.map(|value| (value, port)))?;
+            Ok(Next::Proxy(upstream))
+        }
+    }
+}
+
+fn bad_target(error: crate::route::target::TargetError) -> Rejection {
+    Rejection::new(Reason::BadTarget, error.to_string())
+}
+
+/// An announced body is judged before anything is done for it; one that is not is counted as it comes.
+fn check_body(exchange: &Exchange, request: &RequestHeader, route: &Route) -> Result<(), Rejection> {
+    exchange.control.set_max_body(route.max_body);
+    let announced = request.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    match announced {
+        Some(length) if length > route.max_body => {
+            Err(Rejection::new(Reason::BodyTooLarge, format!("{length} of at most {} bytes", route.max_body)))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The limits of the server behind, which would answer without saying what was wrong.
+fn check_head(exchange: &Exchange, limits: Option<HeadLimits>) -> Result<(), Rejection> {
+    let Some(limits) = limits else { return Ok(()) };
+    let size = exchange.size;
+    if size.request_line > limits.request_line_max {
+        let detail = format!("request line of {} bytes, the server behind takes {}", size.request_line, limits.request_line_max);
+        return Err(Rejection::new(Reason::RequestLineTooLong, detail));
+    }
+    if size.longest_field > limits.field_max {
+        let detail = format!("field of {} bytes, the server behind takes {}", size.longest_field, limits.field_max);
+        return Err(Rejection::new(Reason::HeadTooLarge, detail));
+    }
+    if size.fields > limits.headers_max {
+        let detail = format!("{} fields, the server behind takes {}", size.fields, limits.headers_max);
+        return Err(Rejection::new(Reason::HeadTooLarge, detail));
+    }
+    Ok(())
+}
+
+fn location(template: &RedirectTemplate, host: Option<&Host<'_>>, path: &[u8], query: Option<&[u8]>) -> Result<HeaderValue, Rejection> {
+    let mut location = Vec::new();
+    for piece in &template.0 {
+        match piece {
+            RedirectPiece::Text(text) => location.extend_from_slice(text.as_bytes()),
+            RedirectPiece::Host => location.extend_from_slice(host.map_or("", |host| &host.name).as_bytes()),
+            // A path that begins with two slashes would be read as a host where the template begins with it.
+            RedirectPiece::Path if location.is_empty() => {
+                let slashes = path.iter().take_while(|b| **b == b'/').count();
+                location.push(b'/');
+                location.extend_from_slice(path.get(slashes..).unwrap_or_default());
+            }
+            RedirectPiece::Path => location.extend_from_slice(path),
+            RedirectPiece::Query => {
+                if let Some(query) = query {
+                    location.push(b'?');
+                    location.extend_from_slice(query);
+                }
+            }
+        }
+    }
+    HeaderValue::from_bytes(&location).map_err(|_| Rejection::new(Reason::Internal, "redirect to an invalid location"))
+}
+
+/// A field's name and value, as answers carry them.
+pub type Field = (HeaderName, HeaderValue);

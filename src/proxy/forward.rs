@@ -1,0 +1,95 @@
+//! The request as the app is to see it: our fields in place of every claimed one, and the path without a stripped prefix.
+//!
+//! It is edited in place, once, before the first attempt: each attempt sends the same bytes. What must not pass was left out
+//! when the head was read.
+
+use http::{HeaderName, HeaderValue, header};
+use pingora_http::RequestHeader;
+
+use crate::config::model::{ClientAbort, Route};
+use crate::header::forwarding::{Authority, Forwarding, Listener};
+use crate::header::request_id::X_REQUEST_ID;
+use crate::proxy::context::{Active, origin};
+use crate::proxy::rejection::{Reason, Rejection};
+use crate::route::host::Host;
+use crate::route::target::{split_query, strip_prefix_raw};
+use crate::upstream::Upstream;
+
+const X_FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
+
+/// Makes `request` what goes to `upstream`, and tells the session how long to wait for it. `host` is the Host that counts,
+/// with the port in it.
+///
+/// # Errors
+/// The prefix to strip does not end where a byte of the client's path does.
+pub fn prepare(
+    request: &mut RequestHeader,
+    active: &Active,
+    route: &Route,
+    upstream: &Upstream,
+    host: Option<(&HeaderValue, Option<u16>)>,
+) -> Result<(), Rejection> {
+    if let Some(prefix) = &route.strip_prefix {
+        strip_prefix(request, prefix)?;
+    }
+    set_forwarding(request, active, host);
+    set(request, X_REQUEST_ID, active.request_id.clone());
+    for name in &route.request_headers.remove {
+        request.remove_header(name);
+    }
+    for (name, value) in &route.request_headers.set {
+        set(request, name.clone(), value.clone());
+    }
+    if upstream.config.keepalive_timeout.is_none() {
+        set(request, header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    let config = &upstream.config;
+    let control = &active.exchange.control;
+    control.set_upstream_timeouts(
+        route.first_byte_timeout.unwrap_or(config.first_byte_timeout),
+        route.read_timeout.unwrap_or(config.read_timeout),
+    );
+    if config.client_abort == ClientAbort::Finish {
+        control.finish_without_client();
+    }
+    Ok(())
+}
+
+fn strip_prefix(request: &mut RequestHeader, prefix: &str) -> Result<(), Rejection> {
+    let (path, query) = split_query(request.raw_path());
+    let bad = || Rejection::new(Reason::BadTarget, "the prefix to strip ends inside an encoded byte");
+    let rest = strip_prefix_raw(path, prefix).ok_or_else(bad)?;
+    let mut target = Vec::with_capacity(request.raw_path().len() + 1);
+    target.extend_from_slice(if rest.is_empty() { b"/" } else { rest });
+    if let Some(query) = query {
+        target.push(b'?');
+        target.extend_from_slice(query);
+    }
+    request.set_raw_path(&target).map_err(|_| bad())?;
+    let prefix = HeaderValue::from_str(prefix).map_err(|_| bad())?;
+    set(request, X_FORWARDED_PREFIX, prefix);
+    Ok(())
+}
+
+/// One value each, whatever the client claimed.
+fn set_forwarding(request: &mut RequestHeader, active: &Active, host: Option<(&HeaderValue, Option<u16>)>) {
+    let origin = origin(&active.exchange);
+    // A trusted proxy's word on the host counts where it is a host.
+    let forwarded = origin.forwarded_host.and_then(|value| {
+        let port = Host::parse(value).ok()?.port;
+        Some((HeaderValue::from_bytes(value).ok()?, port))
+    });
+    let authority = match &forwarded {
+        Some((value, port)) => Some(Authority { value, port: *port }),
+        None => host.map(|(value, port)| Authority { value, port }),
+    };
+    let listener = Listener { port: active.exchange.facts.listener.port, https: false };
+    for (name, value) in Forwarding::new(&origin, listener, authority).into_fields() {
+        set(request, name, value);
+    }
+}
+
+fn set(request: &mut RequestHeader, name: HeaderName, value: HeaderValue) {
+    // Cannot fail for a name and a value that are valid already.
+    let _ = request.insert_header(name, value);
+}

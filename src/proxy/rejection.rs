@@ -1,0 +1,151 @@
+//! Why we answer a request ourselves: one closed set of reasons, each with its status, its word (the same in the body, the
+//! log line and the metric), what the client is told, and how loud the log is.
+
+use std::borrow::Cow;
+
+/// A reason and, where it helps whoever reads the log, what exactly was wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rejection {
+    pub reason: Reason,
+    pub detail: Cow<'static, str>,
+}
+
+impl Rejection {
+    #[must_use]
+    pub fn new(reason: Reason, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self { reason, detail: detail.into() }
+    }
+}
+
+impl From<Reason> for Rejection {
+    fn from(reason: Reason) -> Self {
+        Self { reason, detail: Cow::Borrowed("") }
+    }
+}
+
+macro_rules! reasons {
+    ($($variant:ident $status:literal $word:literal $text:literal;)*) => {
+        /// The closed set of reasons.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum Reason {
+            $(#[doc = concat!("`", $word, "`, ", stringify!($status), ": ", $text, ".")] $variant,)*
+        }
+
+        impl Reason {
+            /// Every reason, in the order of [`Reason::index`].
+            pub const ALL: &'static [Reason] = &[$(Reason::$variant),*];
+            /// Every word, in the same order: the values of the metric's label.
+            pub const WORDS: &'static [&'static str] = &[$($word),*];
+
+            /// The status it is answered with; 499 is only logged, nobody is there to read it.
+            #[must_use]
+            pub const fn status(self) -> u16 {
+                match self { $(Self::$variant => $status),* }
+            }
+
+            /// The one word for it everywhere.
+            #[must_use]
+            pub const fn word(self) -> &'static str {
+                match self { $(Self::$variant => $word),* }
+            }
+
+            /// One sentence for the client.
+            #[must_use]
+            pub const fn text(self) -> &'static str {
+                match self { $(Self::$variant => $text),* }
+            }
+        }
+    };
+}
+
+reasons! {
+    MalformedHead 400 "malformed_head" "The request could not be understood";
+    BadFraming 400 "bad_framing" "The length of the request body is ambiguous";
+    BadHost 400 "bad_host" "The Host field is missing, repeated or invalid";
+    BadTarget 400 "bad_target" "The request target is not acceptable";
+    BadBody 400 "bad_body" "The request body is malformed";
+    NoRoute 404 "no_route" "Nothing is served here";
+    MethodNotAllowed 405 "method_not_allowed" "This method is not allowed here";
+    HeaderTimeout 408 "header_timeout" "The request head took too long to arrive";
+    BodyTimeout 408 "body_timeout" "The request body took too long to arrive";
+    BodyTooLarge 413 "body_too_large" "The request body is larger than allowed";
+    RequestLineTooLong 414 "request_line_too_long" "The request line is longer than allowed";
+    ExpectationFailed 417 "expectation_failed" "The expectation is not supported";
+    WrongHost 421 "wrong_host" "This host is not served here";
+    HeadTooLarge 431 "head_too_large" "The request fields are larger than allowed";
+    ClientClosed 499 "client_closed" "The client closed the connection";
+    Internal 500 "internal" "The gateway failed";
+    UpstreamClosed 502 "upstream_closed" "The application closed the connection without an answer";
+    UpstreamInvalid 502 "upstream_invalid" "The application gave an invalid answer";
+    AccelRedirect 502 "accel_redirect" "The application asked for an internal redirect, which is not supported";
+    UpstreamUnreachable 503 "upstream_unreachable" "The application is not reachable";
+    NoEndpoint 503 "no_endpoint" "No address of the application is known";
+    UpstreamTimeout 504 "upstream_timeout" "The application took too long to answer";
+    VersionNotSupported 505 "version_not_supported" "This version of HTTP is not supported";
+}
+
+impl Reason {
+    /// Its place in [`Reason::ALL`]: the index of its counter.
+    #[must_use]
+    pub const fn index(self) -> usize {
+        self as usize
+    }
+
+    /// The reason at a place of [`Reason::ALL`].
+    #[must_use]
+    pub fn from_index(index: usize) -> Option<Self> {
+        Self::ALL.get(index).copied()
+    }
+
+    /// Seconds after which trying again makes sense, where it does (RFC 9110 section 10.2.3).
+    #[must_use]
+    pub const fn retry_after(self) -> Option<u32> {
+        match self {
+            Self::UpstreamUnreachable | Self::NoEndpoint => Some(1),
+            _ => None,
+        }
+    }
+
+    /// Whether the connection has no meaning any more once this was answered: where the next request begins is unknown.
+    #[must_use]
+    pub const fn ends_connection(self) -> bool {
+        matches!(
+            self,
+            Self::MalformedHead
+                | Self::BadFraming
+                | Self::BadHost
+                | Self::BadBody
+                | Self::HeaderTimeout
+                | Self::BodyTimeout
+                | Self::RequestLineTooLong
+                | Self::HeadTooLarge
+                | Self::ExpectationFailed
+                | Self::VersionNotSupported
+                | Self::Internal
+        )
+    }
+
+    /// Whether somebody who runs the app should look: the app or the way to it failed, not the client.
+    #[must_use]
+    pub const fn is_ours_to_mend(self) -> bool {
+        self.status() >= 500 && !matches!(self, Self::VersionNotSupported)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_unique_and_indices_agree() {
+        for (index, reason) in Reason::ALL.iter().enumerate() {
+            assert_eq!(reason.index(), index);
+            assert_eq!(Reason::from_index(index), Some(*reason));
+            assert_eq!(Reason::WORDS[index], reason.word());
+            assert!(reason.word().bytes().all(|b| b.is_ascii_lowercase() || b == b'_'));
+            assert_eq!(Reason::WORDS.iter().filter(|word| **word == reason.word()).count(), 1);
+            assert!((400..=505).contains(&reason.status()));
+        }
+        assert_eq!(Reason::from_index(Reason::ALL.len()), None);
+    }
+}

@@ -1,0 +1,205 @@
+//! Assembles the process from a configuration, and runs it until it is told to leave.
+//!
+//! Everything that can fail does so before the first connection is accepted, with one sentence.
+
+mod files;
+mod reload;
+mod shutdown;
+mod signals;
+
+use std::io::Write as _;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use pingora_core::server::configuration::ServerConf;
+use pingora_proxy::http_proxy;
+use tokio::sync::Mutex;
+
+use crate::admin::{Desk, Reload, bind_control, http};
+use crate::config::model::{self, AccessFormat, AccessTarget, LogLevel};
+use crate::config::{Config, Warning};
+use crate::edge::connection::Engine;
+use crate::edge::listener::Listeners;
+use crate::observe::access_log::{AccessLog, Format, Target};
+use crate::observe::logging::{self, Logging};
+use crate::observe::metrics::Metrics;
+use crate::proxy::Gateway;
+use crate::proxy::rejection::Reason;
+use crate::server::files::PidFile;
+use crate::server::reload::Reloader;
+use crate::server::signals::{Event, Signals};
+use crate::state::{Shared, Snapshot};
+
+/// Upstream connections kept open at most; the connector divides nothing among threads.
+const UPSTREAM_POOL: usize = 1024;
+
+/// Runs until SIGTERM or its like.
+///
+/// # Errors
+/// One sentence why the process cannot start.
+pub fn run(config: Config, warnings: &[Warning]) -> Result<(), String> {
+    let metrics = Metrics::new(env!("CARGO_PKG_VERSION"), Reason::WORDS);
+    let logging = logging::init(level(config.log.level)).map_err(|error| error.to_string())?;
+    logging::install_panic_hook(metrics.clone());
+    warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    files::raise_limit(config.server.max_connections);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(config.restart.threads)
+        .thread_name("worker")
+        .enable_all()
+        .build()
+        .map_err(|error| format!("cannot start the worker threads: {error}"))?;
+    let result = runtime.block_on(serve(config, metrics, logging));
+    // Whatever still runs belongs to exchanges that were given up.
+    runtime.shutdown_background();
+    result
+}
+
+async fn serve(config: Config, metrics: Arc<Metrics>, logging: Logging) -> Result<(), String> {
+    // Before anything is announced: a signal that comes while we start must not kill the process.
+    let mut signals = Signals::watch().map_err(|error| format!("cannot watch signals: {error}"))?;
+    let sink = target(&config.log.access).open().map_err(|error| format!("cannot open the access log: {error}"))?;
+    let access_log = AccessLog::start(sink, format(config.log.format), metrics.clone())
+        .map_err(|error| format!("cannot start the access log: {error}"))?;
+    let shared = Shared::new(metrics, access_log);
+    let mut listeners = Listeners::default();
+    let bound = listeners.prepare(&config.server.listen).map_err(|problems| problems.join("\n"))?;
+    let mut admin = AdminListeners::default();
+    let admin_bound = admin.0.prepare(&config.admin.listen).map_err(|problems| problems.join("\n"))?;
+    let control = config.restart.control.as_deref().map(bind_control).transpose()?;
+    let pid_file = config.restart.pid_file.as_deref().map(PidFile::write).transpose()?;
+    let wanted = config.server.listen.clone();
+    let admin_wanted = config.admin.listen.clone();
+
+    let snapshot = Snapshot::prepare(config, &shared, None).await?;
+    let engine = engine(snapshot.clone(), &shared);
+    snapshot.start();
+    shared.metrics.record_start(snapshot.generation, std::time::SystemTime::now());
+    listeners.apply(&wanted, bound, |bound, stop| crate::edge::listener::accept_loop(bound, engine.clone(), stop));
+    admin.apply(&admin_wanted, admin_bound, &engine);
+    announce(&snapshot, &listeners, &admin);
+
+    let reloader = Arc::new(Reloader::new(engine, Mutex::new((listeners, admin)), logging));
+    let control = control.map(|bound| tokio::spawn(http::serve(bound, Desk::Control(reload_by(&reloader)))));
+    loop {
+        match signals.next().await {
+            Event::Reload => {
+                let _ = reloader.reload().await;
+            }
+            Event::ReopenLogs => reopen(&shared),
+            Event::Leave(name) => break tracing::info!(signal = name, "shutting down"),
+        }
+    }
+    shutdown::leave(&reloader, &mut signals).await;
+    if let Some(control) = control {
+        control.abort();
+        // Its socket file goes with it.
+        let _ = control.await;
+    }
+    drop(pid_file);
+    Ok(())
+}
+
+fn engine(snapshot: Arc<Snapshot>, shared: &Arc<Shared>) -> Engine {
+    let conf = ServerConf {
+        threads: snapshot.config.restart.threads,
+        upstream_keepalive_pool_size: UPSTREAM_POOL.div_ceil(snapshot.config.restart.threads),
+        ..ServerConf::default()
+    };
+    Engine {
+        proxy: Arc::new(http_proxy(&Arc::new(conf), Gateway)),
+        shared: shared.clone(),
+        draining: shared.drain_watch(),
+        current: Arc::new(ArcSwap::new(snapshot)),
+    }
+}
+
+/// The admin listeners; they answer to other people than the clients' do.
+#[derive(Debug, Default)]
+pub struct AdminListeners(Listeners);
+
+impl AdminListeners {
+    fn apply(
+        &mut self,
+        wanted: &[model::ListenAddr],
+        bound: Vec<(model::ListenAddr, crate::edge::listener::Bound)>,
+        engine: &Engine,
+    ) {
+        let current = &engine.current;
+        self.0.apply(wanted, bound, |bound, stop| {
+            let serve = http::serve(bound, Desk::Admin(current.clone()));
+            async move {
+                tokio::select! {
+                    () = serve => {}
+                    _ = stop => {}
+                }
+            }
+        });
+    }
+}
+
+fn reload_by(reloader: &Arc<Reloader>) -> Reload {
+    let reloader = reloader.clone();
+    Arc::new(move || {
+        let reloader = reloader.clone();
+        Box::pin(async move { reloader.reload().await })
+    })
+}
+
+fn reopen(shared: &Shared) {
+    match shared.access_log.reopen() {
+        Ok(()) => tracing::info!("reopened the access log"),
+        Err(error) => tracing::error!(%error, "the access log cannot be reopened; the old file stays in use"),
+    }
+}
+
+/// One line for each listener and upstream, for whoever started us.
+fn announce(snapshot: &Snapshot, listeners: &Listeners, admin: &AdminListeners) {
+    let mut text = format!("propylon {}\n", env!("CARGO_PKG_VERSION"));
+    for address in listeners.addresses() {
+        text.push_str(&format!("listening on {}\n", url(&address)));
+    }
+    for address in admin.0.addresses() {
+        text.push_str(&format!("admin on {}\n", url(&address)));
+    }
+    for upstream in &snapshot.config.upstreams {
+        let endpoints: Vec<_> = upstream.endpoints.iter().map(|endpoint| endpoint.addr.to_string()).collect();
+        let preset = upstream.preset.map_or("no preset", |preset| preset.name());
+        let balance = upstream.balance.name();
+        text.push_str(&format!("upstream {}: {} ({preset}, {balance})\n", upstream.name, endpoints.join(", ")));
+    }
+    text.push_str("ready\n");
+    let _ = std::io::stderr().lock().write_all(text.as_bytes());
+}
+
+fn url(address: &model::ListenAddr) -> String {
+    match address {
+        model::ListenAddr::Tcp(address) => format!("http://{address}"),
+        model::ListenAddr::Unix(path) => format!("unix:{}", path.display()),
+    }
+}
+
+fn level(level: LogLevel) -> tracing::Level {
+    match level {
+        LogLevel::Error => tracing::Level::ERROR,
+        LogLevel::Warn => tracing::Level::WARN,
+        LogLevel::Info => tracing::Level::INFO,
+        LogLevel::Debug => tracing::Level::DEBUG,
+        LogLevel::Trace => tracing::Level::TRACE,
+    }
+}
+
+fn target(target: &AccessTarget) -> Target {
+    match target {
+        AccessTarget::Stdout => Target::Stdout,
+        AccessTarget::File(path) => Target::File(path.clone()),
+        AccessTarget::Off => Target::Off,
+    }
+}
+
+fn format(format: AccessFormat) -> Format {
+    match format {
+        AccessFormat::Json => Format::Json,
+        AccessFormat::Combined => Format::Combined,
+    }
+}

@@ -1,0 +1,125 @@
+//! A new configuration in the place of the old one, with no request lost: load, diff, prepare, swap, retire.
+//!
+//! Whatever can fail comes before the swap; after a failure everything is as it was.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use tokio::sync::Mutex;
+
+use crate::admin::Reloaded;
+use crate::config::{self, Config, diff};
+use crate::edge::connection::Engine;
+use crate::edge::listener::{Listeners, accept_loop};
+use crate::observe::logging::Logging;
+use crate::observe::metrics::Reload;
+use crate::server::{AdminListeners, format, level, target};
+use crate::state::{Shared, Snapshot};
+
+/// Everything a reload touches. Reloads run one after another.
+pub struct Reloader {
+    engine: Engine,
+    listeners: Mutex<(Listeners, AdminListeners)>,
+    logging: Logging,
+}
+
+impl Reloader {
+    pub fn new(engine: Engine, listeners: Mutex<(Listeners, AdminListeners)>, logging: Logging) -> Self {
+        Self { engine, listeners, logging }
+    }
+
+    /// The configuration of the moment.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.engine.snapshot()
+    }
+
+    /// What outlives configurations.
+    pub fn shared(&self) -> &Arc<Shared> {
+        &self.engine.shared
+    }
+
+    /// Stops accepting clients; the admin listeners stay.
+    pub async fn close_listeners(&self) {
+        self.listeners.lock().await.0.close();
+    }
+
+    /// Reads the configuration again and goes over to it.
+    ///
+    /// # Errors
+    /// Every problem; the old configuration serves on.
+    pub async fn reload(&self) -> Reloaded {
+        let mut listeners = self.listeners.lock().await;
+        let old = self.engine.snapshot();
+        let metrics = &self.engine.shared.metrics;
+        let Some(path) = old.config.source.clone() else {
+            metrics.record_reload(Reload::Unchanged, old.generation, SystemTime::now());
+            tracing::warn!("there is no configuration file to reload: the command line is the configuration");
+            return Err("there is no configuration file: the process was started with --to\n".to_owned());
+        };
+        match self.load(&path, &old, &mut listeners).await {
+            Ok((new, report)) => {
+                metrics.record_reload(Reload::Applied, new.generation, SystemTime::now());
+                tracing::info!(generation = new.generation, "configuration reloaded: {}", report.trim().replace('\n', "; "));
+                Ok(report)
+            }
+            Err(problems) => {
+                metrics.record_reload(Reload::Refused, old.generation, SystemTime::now());
+                for problem in problems.lines() {
+                    tracing::error!(problem, "configuration refused, the old one stays");
+                }
+                Err(problems)
+            }
+        }
+    }
+
+    async fn load(
+        &self,
+        path: &std::path::Path,
+        old: &Arc<Snapshot>,
+        listeners: &mut (Listeners, AdminListeners),
+    ) -> Result<(Arc<Snapshot>, String), String> {
+        let owned = path.to_path_buf();
+        let loaded = tokio::task::spawn_blocking(move || config::load(&owned)).await;
+        let (mut config, warnings) = loaded.map_err(|error| error.to_string())?.map_err(|errors| errors.to_string())?;
+        let restart = diff::restart_only_changes(&old.config, &config);
+        config.restart = old.config.restart.clone();
+        let mut report = diff::summary(&old.config, &config).to_string();
+
+        let (clients, admin) = listeners;
+        let bound = clients.prepare(&config.server.listen).map_err(|problems| problems.join("\n"))?;
+        let admin_bound = admin.0.prepare(&config.admin.listen).map_err(|problems| problems.join("\n"))?;
+        let sink = open_log(&old.config, &config)?;
+        let new = Snapshot::prepare(config, &self.engine.shared, Some(old)).await?;
+
+        self.engine.current.store(new.clone());
+        if let Some(sink) = sink {
+            self.engine.shared.access_log.retarget(sink, format(new.config.log.format));
+        }
+        self.logging.set_level(level(new.config.log.level));
+        let engine = &self.engine;
+        clients.apply(&new.config.server.listen, bound, |bound, stop| accept_loop(bound, engine.clone(), stop));
+        admin.apply(&new.config.admin.listen, admin_bound, engine);
+        new.start();
+        old.retire();
+        self.engine.shared.connections.limit_changed();
+
+        for warning in &warnings {
+            tracing::warn!("{warning}");
+            report.push_str(&format!("warning: {warning}\n"));
+        }
+        for key in restart {
+            tracing::warn!(key, "this key takes effect with a restart only");
+            report.push_str(&format!("warning: {key} takes effect with a restart only\n"));
+        }
+        Ok((new, report))
+    }
+}
+
+/// The access log's new target, if it is another one.
+fn open_log(old: &Config, new: &Config) -> Result<Option<crate::observe::access_log::Sink>, String> {
+    if old.log.access == new.log.access && old.log.format == new.log.format {
+        return Ok(None);
+    }
+    let sink = target(&new.log.access).open().map_err(|error| format!("log.access: cannot open the access log: {error}"))?;
+    Ok(Some(sink))
+}

@@ -1,0 +1,143 @@
+//! Asks an endpoint at intervals whether it is well, with the probes of pingora-load-balancing.
+
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use http::Extensions;
+use pingora_core::upstreams::peer::{BasicPeer, HttpPeer};
+use pingora_error::{Error, ErrorType};
+use pingora_load_balancing::Backend;
+use pingora_load_balancing::health_check::{HealthCheck, HttpHealthCheck, TcpHealthCheck};
+use tokio::task::JoinHandle;
+
+use crate::config::model;
+use crate::observe::metrics::CheckResult;
+use crate::upstream::endpoint::Endpoint;
+use crate::upstream::health::Transition;
+
+type Probe = Box<dyn HealthCheck + Send + Sync>;
+
+/// What one probe said.
+enum Verdict {
+    Pass,
+    Fail(String),
+    /// The endpoint was too busy to answer: that is load, not illness.
+    Busy,
+}
+
+/// Checks `endpoint` until the task is aborted or the endpoint is gone.
+pub(super) fn spawn(endpoint: &Arc<Endpoint>, peer: &HttpPeer, config: &model::Upstream) -> JoinHandle<()> {
+    let probe = probe(peer, &config.health);
+    let backend = Backend { addr: peer._address.clone(), weight: 1, ext: Extensions::new() };
+    let checker = Checker {
+        upstream: config.name.clone(),
+        health: config.health.clone(),
+        capacity: config.capacity,
+        probe,
+        backend,
+    };
+    // One whose health is known is asked again in turn; one nobody knows is asked at once.
+    let delay = if endpoint.is_known() { jittered(checker.health.interval) } else { Duration::ZERO };
+    tokio::spawn(checker.run(Arc::downgrade(endpoint), delay))
+}
+
+struct Checker {
+    upstream: Arc<str>,
+    health: model::Health,
+    capacity: Option<u32>,
+    probe: Probe,
+    backend: Backend,
+}
+
+impl Checker {
+    async fn run(self, endpoint: Weak<Endpoint>, mut delay: Duration) {
+        loop {
+            tokio::time::sleep(delay).await;
+            let Some(endpoint) = endpoint.upgrade() else { return };
+            let verdict = self.check(&endpoint).await;
+            self.record(&endpoint, verdict);
+            delay = jittered(self.health.interval);
+        }
+    }
+
+    async fn check(&self, endpoint: &Endpoint) -> Verdict {
+        let timed_out = match tokio::time::timeout(self.health.timeout, self.probe.check(&self.backend)).await {
+            Ok(Ok(())) => return Verdict::Pass,
+            Ok(Err(error)) => match error.etype() {
+                ErrorType::ReadTimedout | ErrorType::WriteTimedout | ErrorType::ConnectTimedout => None,
+                _ => Some(error.to_string()),
+            },
+            Err(_) => None,
+        };
+        match timed_out {
+            Some(error) => Verdict::Fail(error),
+            None if self.capacity.is_some_and(|capacity| endpoint.in_flight() >= capacity) => Verdict::Busy,
+            None => Verdict::Fail(format!("no answer within {:?}", self.health.timeout)),
+        }
+    }
+
+    fn record(&self, endpoint: &Endpoint, verdict: Verdict) {
+        let (result, error) = match verdict {
+            Verdict::Pass => (CheckResult::Pass, String::new()),
+            Verdict::Fail(error) => (CheckResult::Fail, error),
+            Verdict::Busy => return endpoint.metrics.record_check(CheckResult::Ignored),
+        };
+        endpoint.metrics.record_check(result);
+        let passed = matches!(result, CheckResult::Pass);
+        let upstream = &*self.upstream;
+        match endpoint.record_check(passed, self.health.rise, self.health.fall) {
+            Some(Transition::Up) => tracing::info!(upstream, endpoint = endpoint.label, "endpoint is healthy again"),
+            Some(Transition::Down) => tracing::warn!(upstream, endpoint = endpoint.label, error, "endpoint is unhealthy"),
+            None if !passed => tracing::debug!(upstream, endpoint = endpoint.label, error, "health check failed"),
+            None => {}
+        }
+    }
+}
+
+fn probe(peer: &HttpPeer, health: &model::Health) -> Probe {
+    match &health.path {
+        None => connect_probe(peer, health),
+        Some(path) => http_probe(peer, health, path),
+    }
+}
+
+fn connect_probe(peer: &HttpPeer, health: &model::Health) -> Probe {
+    let mut probe = TcpHealthCheck::default();
+    let mut template = BasicPeer::new("0.0.0.0:1");
+    template.options.connection_timeout = Some(health.timeout);
+    template.options.custom_l4.clone_from(&peer.options.custom_l4);
+    probe.peer_template = template;
+    Box::new(probe)
+}
+
+/// Host and scheme are those of a real request: Django answers 400 to a foreign Host, and 301 to plain HTTP.
+fn http_probe(peer: &HttpPeer, health: &model::Health, path: &str) -> Probe {
+    let host = health.host.clone().unwrap_or_else(|| "localhost".to_owned());
+    let mut probe: HttpHealthCheck = HttpHealthCheck::new("localhost", false);
+    probe.peer_template = peer.clone();
+    probe.peer_template.options.connection_timeout = Some(health.timeout);
+    probe.peer_template.options.read_timeout = Some(health.timeout);
+    let request = pingora_http::RequestHeader::build("GET", path.as_bytes(), None).and_then(|mut request| {
+        request.insert_header("Host", host)?;
+        request.insert_header("User-Agent", concat!("propylon/", env!("CARGO_PKG_VERSION")))?;
+        request.insert_header("X-Forwarded-Proto", "https")?;
+        request.insert_header("Connection", "close")?;
+        Ok(request)
+    });
+    if let Ok(request) = request {
+        probe.req = request;
+    }
+    let expect = health.expect.clone();
+    probe.validator = Some(Box::new(move |response| {
+        let status = response.status.as_u16();
+        if expect.contains(status) { Ok(()) } else { Error::e_explain(ErrorType::HTTPStatus(status), "unexpected status") }
+    }));
+    Box::new(probe)
+}
+
+/// The interval, give or take a tenth, so that probes of many endpoints do not fall together.
+fn jittered(interval: Duration) -> Duration {
+    let random = RandomState::new().build_hasher().finish() % 200;
+    interval.mul_f64(0.9 + f64::from(u32::try_from(random).unwrap_or(100)) / 1000.0)
+}

@@ -1,0 +1,89 @@
+//! An address as Pingora connects to it.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use pingora_core::connectors::l4::Connect;
+use pingora_core::protocols::l4::socket::SocketAddr as PingoraAddr;
+use pingora_core::protocols::l4::stream::Stream;
+use pingora_core::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy};
+use pingora_error::{Error, ErrorType, OrErr, Result};
+use socket2::{Domain, SockAddr, Socket, Type};
+use tokio::net::UnixStream;
+
+use crate::config::model;
+use crate::upstream::endpoint::Address;
+
+/// The peer that requests to `address` are sent by.
+///
+/// # Errors
+/// A Unix path that no socket address can hold (108 bytes).
+pub fn template(address: &Address, config: &model::Upstream) -> Result<HttpPeer> {
+    let mut peer = match address {
+        Address::Tcp(address) => HttpPeer::new(*address, false, String::new()),
+        Address::Unix(path) => HttpPeer::new_uds(&path.to_string_lossy(), false, String::new())?,
+        Address::Abstract(name) => {
+            // Pingora panics on a name without a path (connectors/l4.rs, `as_pathname`): the address is only a label here.
+            let mut peer = HttpPeer::new_uds("/", false, String::new())?;
+            peer.options.custom_l4 = Some(Arc::new(AbstractConnect(name.clone())));
+            peer
+        }
+    };
+    peer.options.connection_timeout = Some(config.connect_timeout);
+    peer.options.total_connection_timeout = Some(config.connect_timeout);
+    // A worker that does not read the body we send it; waiting for its answer is the session's, which knows the route.
+    peer.options.write_timeout = Some(config.first_byte_timeout);
+    peer.options.idle_timeout = Some(config.keepalive_timeout.unwrap_or(Duration::ZERO));
+    // The head was sanitised when it was read, before our own fields were added.
+    peer.options.http_upstream_request_policy = HttpUpstreamRequestPolicy::preserve();
+    Ok(peer)
+}
+
+/// Makes the connection of this request its own: no other request ever finds it in the pool.
+pub fn forbid_reuse(peer: &mut HttpPeer) {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    peer.group_key = NEXT.fetch_add(1, Relaxed);
+}
+
+/// Whether connections to this address are ever reused. Pingora compares the peer name of a pooled Unix connection as a path
+/// (protocols/mod.rs, `ConnFdReusable`), which an abstract one has not; connecting costs next to nothing there.
+#[must_use]
+pub fn is_reusable(address: &Address, config: &model::Upstream) -> bool {
+    config.keepalive_timeout.is_some() && !matches!(address, Address::Abstract(_))
+}
+
+/// Connects to a name in the abstract namespace.
+#[derive(Debug)]
+struct AbstractConnect(String);
+
+#[async_trait]
+impl Connect for AbstractConnect {
+    async fn connect(&self, _address: &PingoraAddr) -> Result<Stream> {
+        let connected = connect_abstract(&self.0);
+        connected.map(Stream::from).or_err(ErrorType::ConnectError, "connecting to an abstract Unix socket")
+    }
+}
+
+/// Never waits: a Unix socket takes a connection at once, or its backlog is full.
+fn connect_abstract(name: &str) -> io::Result<UnixStream> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    socket.connect(&SockAddr::unix(format!("\0{name}"))?)?;
+    UnixStream::from_std(StdUnixStream::from(OwnedFd::from(socket)))
+}
+
+/// Why a connection could not be made, as the metric names it.
+#[must_use]
+pub fn connect_failure(error: &Error) -> crate::observe::metrics::UpstreamError {
+    use crate::observe::metrics::UpstreamError;
+    match error.etype() {
+        ErrorType::ConnectRefused => UpstreamError::ConnectRefused,
+        ErrorType::ConnectTimedout => UpstreamError::ConnectTimeout,
+        _ => UpstreamError::ConnectOther,
+    }
+}
