@@ -34,12 +34,16 @@ pub struct Summary {
 #[must_use]
 pub fn summary(old: &Config, new: &Config) -> Summary {
     let (before, now) = (listeners(old), listeners(new));
-    let missing_in = |from: &[String], other: &[String]| from.iter().filter(|item| !other.contains(item)).cloned().collect();
-    let names = |config: &Config| -> Vec<String> { config.upstreams.iter().map(|upstream| upstream.name.to_string()).collect() };
+    let missing_in =
+        |from: &[String], other: &[String]| from.iter().filter(|item| !other.contains(item)).cloned().collect();
+    let names = |config: &Config| -> Vec<String> {
+        config.upstreams.iter().map(|upstream| upstream.name.to_string()).collect()
+    };
     let (names_before, names_now) = (names(old), names(new));
-    let changed = new.upstreams.iter().filter(|upstream| {
-        old.upstreams.iter().any(|earlier| earlier.name == upstream.name && earlier != *upstream)
-    });
+    let changed = new
+        .upstreams
+        .iter()
+        .filter(|upstream| old.upstreams.iter().any(|earlier| earlier.name == upstream.name && earlier != *upstream));
     Summary {
         listeners_added: missing_in(&now, &before),
         listeners_removed: missing_in(&before, &now),

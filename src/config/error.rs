@@ -1,7 +1,7 @@
 //! What is wrong with a configuration, and what is only odd about it.
 //!
-//! [`Report`] collects while the file is read and checked; [`Errors`] and [`Warning`] are what the operator sees, one line
-//! each, with file, line, column and key path. What is expected of which key is decided where it is read.
+//! [`Report`] collects while the file is read and checked; [`Errors`] and [`Warning`] are what the operator sees, one
+//! line each, with file, line, column and key path. What is expected of which key is decided where it is read.
 
 use std::fmt;
 use std::path::Path;
@@ -181,9 +181,15 @@ pub fn nearest<'a>(found: &str, known: impl IntoIterator<Item = &'a str>) -> Opt
         return None;
     }
     let lower = found.to_ascii_lowercase().replace('-', "_");
+    let distance = |name: &str| {
+        let name = name.to_ascii_lowercase().replace('-', "_");
+        let begins = lower.len() >= 4 && name.len() >= 4 && (name.starts_with(&lower) || lower.starts_with(&name));
+        // A beginning is a likelier slip than any letter: "gunicorn" is nearer to "gunicorn-sync" than to "uvicorn".
+        if begins { 0 } else { strsim::osa_distance(&lower, &name) }
+    };
     known
         .into_iter()
-        .map(|name| (strsim::osa_distance(&lower, &name.to_ascii_lowercase().replace('-', "_")), name))
+        .map(|name| (distance(name), name))
         // One slip in three letters, so that "on" is not taken for "off".
         .filter(|&(distance, name)| distance * 3 <= name.chars().count().max(found.chars().count()))
         .min_by_key(|&(distance, _)| distance)
@@ -197,7 +203,7 @@ mod tests {
     #[test]
     fn columns_count_characters_and_lines_start_at_one() {
         assert_eq!(line_and_column("", 0), (1, 1));
-        assert_eq!(line_and_column("ä = 1\nö = 2", 8), (2, 2));
+        assert_eq!(line_and_column("ä = 1\nö = 2", 9), (2, 2));
         assert_eq!(line_and_column("\u{feff}a = 1", 3), (1, 1));
         // An offset past the end or inside a character is no reason to panic.
         assert_eq!(line_and_column("ä", 1), (1, 1));
@@ -210,6 +216,8 @@ mod tests {
         assert_eq!(nearest("lisen", known), Some("listen"));
         assert_eq!(nearest("trusted-proxies", known), Some("trusted_proxies"));
         assert_eq!(nearest("Threads", known), Some("threads"));
+        assert_eq!(nearest("gunicorn", ["gunicorn-sync", "uvicorn"]), Some("gunicorn-sync"));
+        assert_eq!(nearest("warning", ["error", "warn"]), Some("warn"));
         assert_eq!(nearest("colour", known), None);
         assert_eq!(nearest(&"listen".repeat(1000), known), None);
         assert_eq!(nearest("", known), None);

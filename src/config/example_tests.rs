@@ -44,6 +44,8 @@ fn collect(value: &DeValue<'_>, path: &str, shown: &mut BTreeSet<String>) {
                 collect(value.get_ref(), &inner, shown);
             }
         }
+        // `"0.0.0.0:80"` is short for `{ address = "0.0.0.0:80" }`.
+        DeValue::String(_) if path.ends_with("[]") => drop(shown.insert(format!("{path}.address"))),
         DeValue::Array(items) => items.iter().for_each(|item| collect(item.get_ref(), &format!("{path}[]"), shown)),
         _ => {}
     }

@@ -1,7 +1,7 @@
 //! A configuration out of flags, for `propylon run --to 127.0.0.1:8000` without any file.
 //!
-//! The flags are put into the document that a file would have given, so that they are read, checked and complained about
-//! as a file is; only the key paths become names of flags.
+//! The flags are put into the document that a file would have given, so that they are read, checked and complained
+//! about as a file is; only the key paths become names of flags.
 
 use std::borrow::Cow;
 
@@ -10,7 +10,8 @@ use toml::de::{DeArray, DeTable, DeValue};
 
 use super::{Loaded, environment, read_document};
 
-/// What `propylon run --to …` means: one upstream `app` of the endpoints `to`, and one route that sends everything there.
+/// What `propylon run --to …` means: one upstream `app` of the endpoints `to`, and one route that sends everything
+/// there.
 ///
 /// `listen` replaces the default listener unless it is empty. The admin listener takes a free port of 127.0.0.1.
 ///
@@ -69,8 +70,12 @@ mod tests {
 
     #[test]
     fn a_whole_gateway_out_of_flags() {
-        let (config, warnings) =
-            from_flags(&strings(&["127.0.0.1:8000", "unix:/run/app.sock"]), &strings(&["127.0.0.1:8081"]), Some("uvicorn")).unwrap();
+        let (config, warnings) = from_flags(
+            &strings(&["127.0.0.1:8000", "unix:/run/app.sock"]),
+            &strings(&["127.0.0.1:8081"]),
+            Some("uvicorn"),
+        )
+        .unwrap();
         assert_eq!(warnings, []);
         assert_eq!(config.server.listen, [ListenAddr::Tcp("127.0.0.1:8081".parse().unwrap())]);
         assert_eq!(config.admin.listen, [ListenAddr::Tcp("127.0.0.1:0".parse().unwrap())]);
@@ -92,7 +97,8 @@ mod tests {
 
     #[test]
     fn mistakes_name_their_flags() {
-        let errors = from_flags(&strings(&["8000"]), &strings(&["localhost:80"]), Some("gunicorn")).unwrap_err().to_string();
+        let errors =
+            from_flags(&strings(&["8000"]), &strings(&["localhost:80"]), Some("gunicorn")).unwrap_err().to_string();
         let lines: Vec<&str> = errors.lines().collect();
         assert!(lines[0].starts_with("--listen: expected an address"), "{errors}");
         assert!(lines[1].starts_with("--preset: expected one of"), "{errors}");

@@ -21,7 +21,8 @@ pub struct Expanded {
     pub secret: bool,
 }
 
-/// Puts in variables, then reads the file where the result starts with `file:`. Relative files are looked for in `base`.
+/// Puts in variables, then reads the file where the result starts with `file:`. Relative files are looked for in
+/// `base`.
 ///
 /// # Errors
 /// A sentence: a variable that is not set, a brace that is not closed, a file that cannot be read.
@@ -48,8 +49,9 @@ fn variables(text: &str, lookup: Lookup<'_>) -> Result<String, String> {
             out.push('$');
             rest = after;
         } else if let Some(body) = after.strip_prefix('{') {
-            let (inside, after) =
-                body.split_once('}').ok_or_else(|| "expected `}` after `${` (a dollar sign before a brace is written `$$`)".to_owned())?;
+            let (inside, after) = body
+                .split_once('}')
+                .ok_or_else(|| "expected `}` after `${` (a dollar sign before a brace is written `$$`)".to_owned())?;
             out.push_str(&variable(inside, lookup)?);
             rest = after;
         } else {
@@ -76,7 +78,9 @@ fn variable(inside: &str, lookup: Lookup<'_>) -> Result<String, String> {
         (Some(value), Some(default)) if value.is_empty() => Ok(default.to_owned()),
         (Some(value), _) => Ok(value),
         (None, Some(default)) => Ok(default.to_owned()),
-        (None, None) => Err(format!("environment variable {name} is not set, and there is no default (`${{{name}:-default}}`)")),
+        (None, None) => {
+            Err(format!("environment variable {name} is not set, and there is no default (`${{{name}:-default}}`)"))
+        }
     }
 }
 

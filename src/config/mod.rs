@@ -1,7 +1,7 @@
 //! The configuration: from the text of a file to values with nothing left to parse.
 //!
-//! [`load`] is the way in, [`Config`] the way out, and whatever is wrong comes back at once as [`Errors`]. No Pingora, no
-//! sockets, no clock. What becomes of a configuration is for `state` and `server`.
+//! [`load`] is the way in, [`Config`] the way out, and whatever is wrong comes back at once as [`Errors`]. No Pingora,
+//! no sockets, no clock. What becomes of a configuration is for `state` and `server`.
 //!
 //! `raw.rs` lists the keys and is the manual; `schema.rs` and `walk.rs` read them; `value/` knows the languages inside
 //! strings; `validate/` builds the [`Config`].
@@ -114,7 +114,10 @@ fn parse_toml<'t>(text: &'t str, source: Option<&Path>) -> Result<DeValue<'t>, E
 
 /// The most dots of any line: the parser makes a table for each, one inside the other, and frees them by recursion.
 fn deepest_key(text: &str) -> usize {
-    text.lines().map(|line| line.bytes().take_while(|byte| *byte != b'=').filter(|byte| *byte == b'.').count()).max().unwrap_or(0)
+    text.lines()
+        .map(|line| line.bytes().take_while(|byte| *byte != b'=').filter(|byte| *byte == b'.').count())
+        .max()
+        .unwrap_or(0)
 }
 
 fn read_file(path: &Path) -> Result<String, String> {

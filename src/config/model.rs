@@ -1,4 +1,5 @@
-//! The configuration with nothing left to parse: every string became a type, every name an index, every default a value.
+//! The configuration with nothing left to parse: every string became a type, every name an index, every default a
+//! value.
 //!
 //! `validate` is the only producer. What needs a restart stands in [`RestartOnly`]; everything else takes effect with a
 //! reload. No Pingora, no sockets, no clock.
@@ -202,7 +203,10 @@ pub struct EndpointConfig {
 pub enum EndpointAddr {
     Ip(SocketAddr),
     /// Resolved at start and again when its TTL ends.
-    Host { host: String, port: u16 },
+    Host {
+        host: String,
+        port: u16,
+    },
     Unix(PathBuf),
     /// A name in Linux' abstract namespace, without the leading `@`.
     Abstract(String),
@@ -281,9 +285,16 @@ pub struct Route {
 pub enum Action {
     /// Index into [`Config::upstreams`].
     Upstream(usize),
-    Respond { status: u16, body: String, content_type: HeaderValue },
+    Respond {
+        status: u16,
+        body: String,
+        content_type: HeaderValue,
+    },
     /// `to` may hold `{path}`, `{query}` (with its `?`, or nothing), `{host}`.
-    Redirect { status: u16, to: RedirectTemplate },
+    Redirect {
+        status: u16,
+        to: RedirectTemplate,
+    },
 }
 
 /// The pieces of a redirect's target, in order.
@@ -320,7 +331,8 @@ pub enum PathPattern {
     Exact(String),
     /// `/a/*`, held as `/a/`: everything that starts with it. `/*` is held as `/`.
     Prefix(String),
-    /// `/img/*.png`: `*` matches within its segment, never a `/`. A last segment that is `*` alone matches everything below.
+    /// `/img/*.png`: `*` matches within its segment, never a `/`. A last segment that is `*` alone matches everything
+    /// below.
     Glob(String),
     /// `~^/v[0-9]+/`
     Regex(regex::bytes::Regex),

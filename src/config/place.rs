@@ -1,7 +1,7 @@
 //! Where a value stands: its key path and its position in the file.
 //!
-//! Every value read from the file keeps its [`Place`], so that an error found late, by comparing two values, still names a
-//! line. Positions are byte offsets here; `error.rs` turns them into lines and columns once, at the end.
+//! Every value read from the file keeps its [`Place`], so that an error found late, by comparing two values, still
+//! names a line. Positions are byte offsets here; `error.rs` turns them into lines and columns once, at the end.
 
 use std::fmt;
 
@@ -19,12 +19,6 @@ impl Place {
     #[must_use]
     pub fn root() -> Self {
         Self::default()
-    }
-
-    /// A flag of the command line, such as `--to`.
-    #[must_use]
-    pub fn flag(name: &str) -> Self {
-        Self { path: name.to_owned(), offset: None }
     }
 
     /// The key `name` inside this table. `offset` is that of the value, or of the key where the key is what is wrong.

@@ -10,7 +10,8 @@ use super::value::PRESETS;
 /// What is known about a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Facts {
-    /// How long an idle connection to it may be reused, safely below its own limit; none: it closes after each response.
+    /// How long an idle connection to it may be reused, safely below its own limit; none: it closes after each
+    /// response.
     pub keepalive: Option<Duration>,
     /// When it closes an idle connection by itself, with its default settings.
     pub closes_idle_after: Duration,
@@ -27,7 +28,8 @@ pub struct Facts {
     pub about: &'static str,
 }
 
-/// Requests at once for each worker of an asynchronous server: a guard against overload, not a measure of what it can do.
+/// Requests at once for each worker of an asynchronous server: a guard against overload, not a measure of what it can
+/// do.
 const ASYNC: u32 = 100;
 
 /// Gunicorn takes 100 fields and we add up to eight.
@@ -106,7 +108,7 @@ impl Preset {
             },
             Self::Daphne => Facts {
                 keepalive: Some(Duration::from_secs(30)),
-                closes_idle_after: Duration::from_secs(60),
+                closes_idle_after: Duration::from_mins(1),
                 about: "Needs `--proxy-headers` to believe forwarding fields.",
                 ..ASGI
             },
@@ -119,7 +121,7 @@ impl Preset {
                 ..ASGI
             },
             Self::Waitress => Facts {
-                keepalive: Some(Duration::from_secs(60)),
+                keepalive: Some(Duration::from_mins(1)),
                 closes_idle_after: Duration::from_secs(100),
                 threads: 4,
                 client_abort: ClientAbort::Finish,

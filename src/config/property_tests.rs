@@ -17,7 +17,9 @@ fn ok(text: &str) -> (Config, Vec<String>) {
 fn good_texts() -> Vec<String> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let good = fs::read_dir(root.join("tests/config/good")).unwrap().map(|entry| entry.unwrap().path());
-    let files = good.filter(|path| path.extension().is_some_and(|extension| extension == "toml")).chain([root.join("gateway.toml.example")]);
+    let files = good
+        .filter(|path| path.extension().is_some_and(|extension| extension == "toml"))
+        .chain([root.join("gateway.toml.example")]);
     files.map(|path| fs::read_to_string(path).unwrap()).collect()
 }
 
@@ -31,7 +33,7 @@ fn four_lines_are_a_whole_gateway() {
     assert_eq!(config.client.max_body, 10 << 20);
     assert_eq!(config.client.headers_max, 100);
     let app = &config.upstreams[0];
-    assert_eq!((app.connect_timeout, app.first_byte_timeout), (Duration::from_secs(1), Duration::from_secs(60)));
+    assert_eq!((app.connect_timeout, app.first_byte_timeout), (Duration::from_secs(1), Duration::from_mins(1)));
     assert_eq!(app.keepalive_timeout, Some(Duration::from_secs(1)));
     assert_eq!((app.retry.connect, app.retry.idempotent, app.retry.budget), (2, 1, 20));
     assert_eq!((app.health.rise, app.health.fall, app.health.interval), (2, 3, Duration::from_secs(5)));
@@ -50,7 +52,12 @@ fn an_empty_file_answers_404() {
 
 #[test]
 fn presets_fill_in_what_is_left_out() {
-    let preset = |lines: &str| ok(&format!("routes = [{{ upstream = 'a' }}]\n[upstreams.a]\nendpoints = ['a:1']\n{lines}")).0.upstreams.remove(0);
+    let preset = |lines: &str| {
+        ok(&format!("routes = [{{ upstream = 'a' }}]\n[upstreams.a]\nendpoints = ['a:1']\n{lines}"))
+            .0
+            .upstreams
+            .remove(0)
+    };
     let sync = preset("preset = 'gunicorn-sync'\nworkers = 4");
     assert_eq!((sync.preset, sync.keepalive_timeout, sync.capacity), (Some(Preset::GunicornSync), None, Some(4)));
     let limits = sync.head_limits.unwrap();
@@ -108,7 +115,8 @@ fn values_come_from_the_environment_and_from_files() {
         upstream = 'app'
         request_headers.set = { X-Token = 'file:token' }
     ";
-    let (config, _) = parse_with(text, Some(&dir.path().join("g.toml")), &lookup).unwrap_or_else(|errors| panic!("{errors}"));
+    let (config, _) =
+        parse_with(text, Some(&dir.path().join("g.toml")), &lookup).unwrap_or_else(|errors| panic!("{errors}"));
     assert_eq!(config.upstreams[0].endpoints[0].addr.to_string(), "127.0.0.1:8000");
     assert!(config.upstreams[0].endpoints[1].backup);
     assert_eq!(config.upstreams[0].capacity, Some(3));

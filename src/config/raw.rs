@@ -1,22 +1,22 @@
 //! The keys of the file, exactly as written. The documentation here is the manual: `docs/configuration.md` is generated
 //! from it.
 //!
-//! A field is `None` where the key is absent and has no default, and where its value was refused, which has been reported
-//! by then. What the values mean together is for `validate`.
+//! A field is `None` where the key is absent and has no default, and where its value was refused, which has been
+//! reported by then. What the values mean together is for `validate`.
 
 use std::time::Duration;
 
 use http::Method;
 
 use super::model::{
-    AccessFormat, AccessTarget, Balance, ClientAbort, EndpointAddr, HostPattern, ListenAddr, LogLevel, PathPattern, Preset, RedirectTemplate,
-    StatusRanges,
+    AccessFormat, AccessTarget, Balance, ClientAbort, EndpointAddr, HostPattern, ListenAddr, LogLevel, PathPattern,
+    Preset, RedirectTemplate, StatusRanges,
 };
 use super::place::At;
 use super::schema::{Described, Inside, Int, KeyInfo, NonEmpty, Presence, SectionInfo, Table, section};
 use super::value::{
-    AbsoluteFile, FieldName, FieldValue, HeadSize, HealthHost, HealthPath, Keepalive, NameServer, PageFile, Percent, Rate, RedirectStatus, Size,
-    SocketFile, StripPrefix, Timeout, TrustedPeer,
+    AbsoluteFile, FieldName, FieldValue, HeadSize, HealthHost, HealthPath, Keepalive, NameServer, PageFile, Percent,
+    Rate, RedirectStatus, Size, SocketFile, StripPrefix, Timeout, TrustedPeer,
 };
 use super::walk::{Node, Read, Walk};
 
@@ -33,9 +33,10 @@ section! {
         upstreams: Table<Upstream> = "{}",
         /// What happens to which request. The order of the routes only matters among regular expressions.
         routes: Vec<At<Route>> = "[]",
-        /// Own pages for answers the gateway gives itself, such as 503 while the app is down. The name is the status, 400 to
-        /// 599; the value is a file, read once when the configuration is loaded, relative to the configuration file. Its
-        /// extension gives the media type: `.html`, `.json` or `.txt`. An app's own errors are passed on as they are.
+        /// Own pages for answers the gateway gives itself, such as 503 while the app is down. The name is the status,
+        /// 400 to 599; the value is a file, read once when the configuration is loaded, relative to the configuration
+        /// file. Its extension gives the media type: `.html`, `.json` or `.txt`. An app's own errors are passed on as
+        /// they are.
         ///
         /// Example: `"503" = "/etc/propylon/503.html"`
         error_pages: Table<PageFile> = "{}",
@@ -46,18 +47,18 @@ section! {
 section! {
     /// The process, and whom it listens to.
     Server {
-        /// Where plain HTTP is accepted: `ip:port`, or `unix:` and a path. `[::]` is IPv6 alone; list `0.0.0.0` beside it for
-        /// both. A reload binds what is new and closes what is gone.
+        /// Where plain HTTP is accepted: `ip:port`, or `unix:` and a path. `[::]` is IPv6 alone; list `0.0.0.0` beside
+        /// it for both. A reload binds what is new and closes what is gone.
         listen: NonEmpty<Listener> = r#"["0.0.0.0:8080"]"#,
         /// Worker threads; 0 is one for each core. Takes effect with a restart.
         threads: Int<0, 1024> = "0",
-        /// Peers whose `X-Forwarded-For`, `X-Forwarded-Proto` and `Forwarded` are believed: networks, addresses, and `"unix"` for
-        /// the peers of Unix-socket listeners. Everybody else's are replaced.
+        /// Peers whose `X-Forwarded-For`, `X-Forwarded-Proto` and `Forwarded` are believed: networks, addresses, and
+        /// `"unix"` for the peers of Unix-socket listeners. Everybody else's are replaced.
         ///
         /// Example: `["10.0.0.0/8", "unix"]`
         trusted_proxies: Vec<At<TrustedPeer>> = "[]",
-        /// The hosts that are served; a request for any other is answered 421. Empty: every host. `*.example.com` is every name
-        /// below `example.com`, but not `example.com` itself.
+        /// The hosts that are served; a request for any other is answered 421. Empty: every host. `*.example.com` is
+        /// every name below `example.com`, but not `example.com` itself.
         ///
         /// Example: `["example.com", "*.example.com"]`
         allowed_hosts: Vec<At<HostPattern>> = "[]",
@@ -65,8 +66,8 @@ section! {
         max_connections: Int<1, 1_000_000> = "10000",
         /// Client connections open at once from one address; 0 is no limit.
         max_connections_per_ip: Int<0, 1_000_000> = "0",
-        /// How long the gateway goes on accepting after it was told to stop, with `/readyz` failing already, so that a load
-        /// balancer in front can take notice.
+        /// How long the gateway goes on accepting after it was told to stop, with `/readyz` failing already, so that a
+        /// load balancer in front can take notice.
         shutdown_delay: Duration = r#""0s""#,
         /// How long requests in flight may take to finish after that; then they are cut off.
         shutdown_timeout: Duration = r#""30s""#,
@@ -126,7 +127,8 @@ section! {
 section! {
     /// The listener for operators, and the control socket.
     Admin {
-        /// Where `/metrics`, `/healthz`, `/readyz` and `/status` are answered. They only read. Keep it off the internet.
+        /// Where `/metrics`, `/healthz`, `/readyz` and `/status` are answered. They only read. Keep it off the
+        /// internet.
         listen: NonEmpty<Listener> = r#"["127.0.0.1:9901"]"#,
         /// The socket that `propylon reload` and the like talk to, with mode 0600. Takes effect with a restart.
         ///
@@ -157,28 +159,28 @@ section! {
 section! {
     /// An app behind: a named group of endpoints that answer alike.
     Upstream {
-        /// The kind of server behind. It sets what suits that server: how long connections are reused, what happens when a
-        /// client leaves, how long a head may be. See "Presets" below.
+        /// The kind of server behind. It sets what suits that server: how long connections are reused, what happens
+        /// when a client leaves, how long a head may be. See "Presets" below.
         preset: Preset,
-        /// Where the app listens: `ip:port`, `name:port`, `unix:/path`, or `unix:@name` for an abstract socket. At least one.
-        /// A name is resolved again when its TTL ends.
+        /// Where the app listens: `ip:port`, `name:port`, `unix:/path`, or `unix:@name` for an abstract socket. At
+        /// least one. A name is resolved again when its TTL ends.
         ///
         /// Example: `["unix:/run/shop.sock", { address = "10.0.0.2:8000", weight = 2 }]`
         endpoints: NonEmpty<Endpoint> = required,
         /// How an endpoint is chosen: that with the fewest requests in flight for its weight, or each in turn.
         balance: Balance = r#""least_conn""#,
-        /// Worker processes of each endpoint. With `threads` it gives the capacity: how many requests one endpoint works on
-        /// at once. Today the capacity tells a busy endpoint from a dead one when health is judged; requests are not held
-        /// back by it yet.
+        /// Worker processes of each endpoint. With `threads` it gives the capacity: how many requests one endpoint
+        /// works on at once. Today the capacity tells a busy endpoint from a dead one when health is judged; requests
+        /// are not held back by it yet.
         workers: Int<1, 100_000>,
-        /// Requests one worker works on at once; needs `workers`. Default: the preset's (100 where workers are asynchronous, 4 for
-        /// waitress), else 1.
+        /// Requests one worker works on at once; needs `workers`. Default: the preset's (100 where workers are
+        /// asynchronous, 4 for waitress), else 1.
         threads: Int<1, 100_000>,
         /// The capacity of one endpoint said directly, instead of `workers` and `threads`.
         max_in_flight: Int<1, 10_000_000>,
         /// How long an idle connection to an endpoint may be reused. It must be shorter than the server's own limit, or
-        /// requests meet a closing connection. `"auto"` is what suits the preset, 1 s without one; `"off"` is a connection for each
-        /// request.
+        /// requests meet a closing connection. `"auto"` is what suits the preset, 1 s without one; `"off"` is a
+        /// connection for each request.
         keepalive_timeout: Keepalive = r#""auto""#,
         /// How long connecting may take.
         connect_timeout: Timeout = r#""1s""#,
@@ -186,8 +188,9 @@ section! {
         first_byte_timeout: Timeout = r#""60s""#,
         /// How long the app may pause within a response. A route may set its own.
         read_timeout: Timeout = r#""60s""#,
-        /// What happens at the app when the client leaves: `"finish"` lets it end its work and counts it busy until then,
-        /// `"close"` closes the connection, so that an ASGI app sees `http.disconnect`. Default: the preset's, else `"close"`.
+        /// What happens at the app when the client leaves: `"finish"` lets it end its work and counts it busy until
+        /// then, `"close"` closes the connection, so that an ASGI app sees `http.disconnect`. Default: the preset's,
+        /// else `"close"`.
         client_abort: ClientAbort,
         /// What is tried again.
         retry: Retry = "{}",
@@ -254,16 +257,17 @@ section! {
 section! {
     /// What happens to requests for a host and a path. Exactly one of `upstream`, `respond` and `redirect` is required.
     ///
-    /// Of all routes that match, an exact host wins over `*.`, and that over any; then an exact path over one with `*` inside a
-    /// segment, that over the longest prefix, and that over regular expressions, which are tried as written. Routes with the
-    /// same host and path and different methods are one resource: `Allow` names the methods of all.
+    /// Of all routes that match, an exact host wins over `*.`, and that over any; then an exact path over one with `*`
+    /// inside a segment, that over the longest prefix, and that over regular expressions, which are tried as written.
+    /// Routes with the same host and path and different methods are one resource: `Allow` names the methods of all.
     Route {
         /// Names the route in metrics and logs. Default: made from host and path, such as `example.com/api/*`.
         name: String,
         /// The hosts it is for, without port. Empty: any.
         host: Vec<At<HostPattern>> = "[]",
-        /// The paths it is for. `/a/b` is that path alone; `/a/*` everything below `/a/`, but not `/a`; a `*` inside a segment matches
-        /// within it (`/img/*.png`); `~` begins a regular expression (`~^/v[0-9]+/`). Matched against the decoded path.
+        /// The paths it is for. `/a/b` is that path alone; `/a/*` everything below `/a/`, but not `/a`; a `*` inside a
+        /// segment matches within it (`/img/*.png`); `~` begins a regular expression (`~^/v[0-9]+/`). Matched against
+        /// the decoded path.
         path: PathPattern = r#""/*""#,
         /// The methods it is for; others are answered 405. Empty: any.
         methods: Vec<At<Method>> = "[]",
@@ -273,8 +277,8 @@ section! {
         respond: Respond,
         /// A redirect.
         redirect: Redirect,
-        /// A prefix taken off the path before the app sees it, which gets it as `X-Forwarded-Prefix`. Every path of the route must
-        /// begin with it.
+        /// A prefix taken off the path before the app sees it, which gets it as `X-Forwarded-Prefix`. Every path of the
+        /// route must begin with it.
         ///
         /// Example: `"/api"`
         strip_prefix: StripPrefix,
@@ -306,8 +310,8 @@ section! {
 section! {
     /// A redirect.
     Redirect {
-        /// Where it leads. `{path}` is the path as the client sent it, `{query}` the query with its `?`, or nothing, and `{host}` the
-        /// host.
+        /// Where it leads. `{path}` is the path as the client sent it, `{query}` the query with its `?`, or nothing,
+        /// and `{host}` the host.
         ///
         /// Example: `"https://new.example.com{path}{query}"`
         to: RedirectTemplate = required,
@@ -329,8 +333,8 @@ section! {
 }
 
 section! {
-    /// Fields set and removed. Those that frame a message or belong to one connection (`Content-Length`, `Transfer-Encoding`,
-    /// `Connection` and the like) cannot be; nor can a request's `Host`.
+    /// Fields set and removed. Those that frame a message or belong to one connection (`Content-Length`,
+    /// `Transfer-Encoding`, `Connection` and the like) cannot be; nor can a request's `Host`.
     HeaderEdits {
         /// Fields and their values, which replace what is there.
         ///

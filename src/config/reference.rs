@@ -39,7 +39,8 @@ A reload takes over every change but those of keys marked as taking effect with 
 /// The whole manual.
 #[must_use]
 pub fn markdown() -> String {
-    let mut out = String::from("<!-- Generated from src/config/raw.rs; write it anew with PROPYLON_BLESS=1 cargo test. -->\n\n");
+    let mut out =
+        String::from("<!-- Generated from src/config/raw.rs; write it anew with PROPYLON_BLESS=1 cargo test. -->\n\n");
     out.push_str(OPENING);
     let mut later = Vec::new();
     if let Some(root) = raw::Gateway::describe().inside {
@@ -59,7 +60,7 @@ fn write_root_key(out: &mut String, key: KeyInfo, later: &mut Vec<String>) {
     match key.described.inside {
         Some(inside) => {
             let path = format!("{}{}", key.name, inside.suffix);
-            write_section(out, &path, key.docs, (inside.section)(), later);
+            write_section(out, &path, (inside.section)(), later);
         }
         None => {
             let _ = write!(out, "\n## `[{}]`\n\n{}\n", key.name, paragraphs(key.docs));
@@ -67,32 +68,43 @@ fn write_root_key(out: &mut String, key: KeyInfo, later: &mut Vec<String>) {
     }
 }
 
-fn write_section(out: &mut String, path: &str, docs: &[&str], section: SectionInfo, later: &mut Vec<String>) {
-    let heading = match path.strip_suffix("[]") {
-        Some(list) if !list.contains(['.', '[']) => format!("[[{list}]]"),
-        _ => format!("[{}]", path.replace(".*", ".NAME")),
-    };
-    // Sections that only repeat what the key says have nothing to add.
-    let about = if section.about.len() >= docs.len() { section.about } else { docs };
-    let _ = write!(out, "\n## `{heading}`\n\n{}\n", paragraphs(about));
+fn write_section(out: &mut String, path: &str, section: SectionInfo, later: &mut Vec<String>) {
+    let _ = write!(out, "\n## {}\n\n{}\n", heading(path), paragraphs(section.about));
     later.extend(section.later.iter().map(|name| format!("{path}.{name}")));
     let mut nested = Vec::new();
     for key in section.keys {
-        write_key(out, &key);
+        write_key(out, path, &key);
         if let Some(inside) = key.described.inside {
-            nested.push((format!("{path}.{}{}", key.name, inside.suffix), key.docs, (inside.section)()));
+            nested.push((format!("{path}.{}{}", key.name, inside.suffix), (inside.section)()));
         }
     }
-    for (path, docs, section) in nested {
-        write_section(out, &path, docs, section, later);
+    for (path, section) in nested {
+        write_section(out, &path, section, later);
     }
 }
 
-fn write_key(out: &mut String, key: &KeyInfo) {
-    let presence = match key.presence {
-        Presence::Required => "required".to_owned(),
-        Presence::Optional => "default: none".to_owned(),
-        Presence::Default(default) => format!("default `{default}`"),
+/// The header a section has in the file; tables within lists have none.
+fn heading(path: &str) -> String {
+    match path.strip_suffix("[]") {
+        Some(list) if list.contains(['.', '[']) => format!("A table in `{}`", in_file(list)),
+        Some(list) => format!("`[[{list}]]`"),
+        None => format!("`[{}]`", in_file(path)),
+    }
+}
+
+/// A key path with a name in place of any name, and without the brackets that TOML does not write.
+fn in_file(path: &str) -> String {
+    path.replace(".*", ".NAME").replace("[]", "")
+}
+
+fn write_key(out: &mut String, section: &str, key: &KeyInfo) {
+    let presence = match (key.presence, &key.described.inside) {
+        (Presence::Required, _) => "required".to_owned(),
+        (Presence::Default("{}") | Presence::Optional, Some(inside)) => {
+            format!("see {}", heading(&format!("{section}.{}{}", key.name, inside.suffix)))
+        }
+        (Presence::Optional, None) => "optional".to_owned(),
+        (Presence::Default(default), _) => format!("default `{default}`"),
     };
     let _ = write!(out, "\n### `{}`\n\n*{}; {presence}*\n\n{}\n", key.name, key.described.kind, paragraphs(key.docs));
 }
@@ -113,15 +125,24 @@ fn write_presets(out: &mut String) {
     for (name, preset) in PRESETS {
         let facts = preset.facts();
         let keepalive = facts.keepalive.map_or_else(|| "off".to_owned(), duration_text);
-        let closes = if facts.closes_idle_after.is_zero() { "at once".to_owned() } else { duration_text(facts.closes_idle_after) };
+        let closes = if facts.closes_idle_after.is_zero() {
+            "at once".to_owned()
+        } else {
+            duration_text(facts.closes_idle_after)
+        };
         let abort = match facts.client_abort {
             ClientAbort::Finish => "finish",
             ClientAbort::Close => "close",
         };
-        let limit = |limit: Option<usize>, unit: &str| limit.map_or_else(|| "-".to_owned(), |limit| format!("{limit}{unit}"));
+        let limit =
+            |limit: Option<usize>, unit: &str| limit.map_or_else(|| "-".to_owned(), |limit| format!("{limit}{unit}"));
         let (line, field) = (limit(facts.request_line_max, " B"), limit(facts.field_max, " B"));
         let fields = limit(facts.headers_max, "");
-        let _ = writeln!(out, "| `{name}` | {keepalive} | {closes} | {} | {abort} | {line} | {field} | {fields} |", facts.threads);
+        let _ = writeln!(
+            out,
+            "| `{name}` | {keepalive} | {closes} | {} | {abort} | {line} | {field} | {fields} |",
+            facts.threads
+        );
     }
     out.push_str("| none | 1s | unknown | 1 | close | - | - | - |\n\n");
     for (name, preset) in PRESETS {
@@ -132,7 +153,7 @@ fn write_presets(out: &mut String) {
 fn write_later(out: &mut String, later: &[String]) {
     out.push_str("\n## Not supported yet\n\nThese names are taken for what is to come. They are refused, so that nothing is left out in silence:\n");
     for path in later {
-        let _ = write!(out, "\n- `{}`", path.replace(".*", ".NAME"));
+        let _ = write!(out, "\n- `{}`", in_file(path));
     }
     out.push_str("\n- `upstreams.NAME.balance` with `\"p2c\"` or `\"hash:…\"`\n");
 }

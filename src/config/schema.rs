@@ -1,7 +1,7 @@
 //! One table for each section: its keys, their types, defaults and documentation.
 //!
-//! [`section!`] turns the list in `raw.rs` into three things that therefore cannot disagree: the struct that holds what was
-//! written, the walk that fills it, and the description that the manual is generated from.
+//! [`section!`] turns the list in `raw.rs` into three things that therefore cannot disagree: the struct that holds what
+//! was written, the walk that fills it, and the description that the manual is generated from.
 
 use std::collections::BTreeMap;
 
@@ -154,7 +154,8 @@ impl<T: Read> Read for Table<T> {
     fn read(node: Node<'_>, walk: &mut Walk<'_>) -> Option<Self> {
         let table = walk.table(node)?;
         // By name, whatever order the parser keeps its keys in.
-        let sorted: BTreeMap<&str, _> = table.iter().map(|(key, value)| (key.get_ref().as_ref(), (key, value))).collect();
+        let sorted: BTreeMap<&str, _> =
+            table.iter().map(|(key, value)| (key.get_ref().as_ref(), (key, value))).collect();
         let entries = sorted.into_iter().filter_map(|(name, (key, value))| {
             let written = node.place.offset.is_some();
             let place = node.place.key(name, written.then(|| value.span().start));
@@ -172,14 +173,17 @@ pub fn one_of(words: &[&str]) -> String {
     format!("one of {}", words.join(", "))
 }
 
-/// Reads one of `words`; those in `later`, or beginning with one of them that ends in `:`, are known but not supported yet.
+/// Reads one of `words`; those in `later`, or beginning with one of them that ends in `:`, are known but not supported
+/// yet.
 pub fn word<T: Copy>(node: Node<'_>, walk: &mut Walk<'_>, words: &[(&'static str, T)], later: &[&str]) -> Option<T> {
     let names: Vec<&str> = words.iter().map(|(name, _)| *name).collect();
     let expected = one_of(&names);
     let (text, shown) = walk.text(node, &expected)?;
     let result = match words.iter().find(|(name, _)| *name == text) {
         Some((_, value)) => Ok(*value),
-        None if later.iter().any(|name| *name == text || (name.ends_with(':') && text.starts_with(name))) => Err(Reject::NotYet),
+        None if later.iter().any(|name| *name == text || (name.ends_with(':') && text.starts_with(name))) => {
+            Err(Reject::NotYet)
+        }
         None => Err(nearest(&text, names).map_or(Reject::Unlike, |near| Reject::Near(near.to_owned()))),
     };
     walk.accept(result, node.place, &expected, &shown)
@@ -191,7 +195,7 @@ pub fn refuse_repeats<T, K: PartialEq>(report: &mut Report, list: &[At<T>], key:
     for item in list {
         let this = key(&item.value);
         match seen.iter().find(|(earlier, _)| *earlier == this) {
-            Some((_, place)) => report.problem(&item.place, format!("is the same as {place}")),
+            Some((_, place)) => report.problem(&item.place, format!("is listed twice: it is the same as {place}")),
             None => seen.push((this, &item.place)),
         }
     }
@@ -241,9 +245,7 @@ macro_rules! section {
         impl Read for $name {
             fn describe() -> Described {
                 let inside = Inside { suffix: "", section: Self::section };
-                #[allow(unused_mut, reason = "only a section with a short form has another kind")]
-                let mut kind = "table".to_owned();
-                $(kind = format!("{}, or a table", section!(@short $short));)?
+                let kind = section!(@kind $($short)?).to_owned();
                 Described { kind, inside: Some(inside) }
             }
 
@@ -261,7 +263,8 @@ macro_rules! section {
             }
         }
     };
-    (@short $short:ident) => { stringify!($short) };
+    (@kind) => { "table" };
+    (@kind $short:ident) => { concat!(stringify!($short), ", or a table") };
     (@presence) => { Presence::Optional };
     (@presence required) => { Presence::Required };
     (@presence $default:literal) => { Presence::Default($default) };

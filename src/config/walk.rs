@@ -1,8 +1,8 @@
 //! Reads the parsed document key by key, so that one run reports everything that is wrong.
 //!
 //! serde stops at its first error; this walk goes on after each. It answers for unknown keys, wrong types and text that
-//! does not parse; whether the values fit together is for `validate`. A value that could not be read becomes `None`, and
-//! has been reported once that happens.
+//! does not parse; whether the values fit together is for `validate`. A value that could not be read becomes `None`,
+//! and has been reported once that happens.
 
 use std::path::{Path, PathBuf};
 
@@ -98,7 +98,13 @@ impl<'a> Walk<'a> {
     }
 
     /// Reads the key `name` of `table`, or its default; `None` where neither is there, or what is there was refused.
-    pub fn field<T: Read>(&mut self, table: &DeTable<'_>, name: &str, presence: Presence, parent: &Place) -> Option<At<T>> {
+    pub fn field<T: Read>(
+        &mut self,
+        table: &DeTable<'_>,
+        name: &str,
+        presence: Presence,
+        parent: &Place,
+    ) -> Option<At<T>> {
         if let Some(value) = table.get(name) {
             let place = parent.key(name, Some(value.span().start));
             let read = T::read(Node { value: value.get_ref(), place: &place }, self)?;
@@ -129,7 +135,8 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Refuses every key of `table` that is neither in `known` nor in `later`, and says of those in `later` that they are.
+    /// Refuses every key of `table` that is neither in `known` nor in `later`, and says of those in `later` that they
+    /// are.
     pub fn refuse_unknown(&mut self, table: &DeTable<'_>, known: &[&str], later: &[&str], parent: &Place) {
         for key in table.keys() {
             let name: &str = key.get_ref();
@@ -188,7 +195,8 @@ impl<'a> Walk<'a> {
 
     /// An integer from `low` to `high`. A string that takes its value from outside counts as what it holds.
     pub fn integer(&mut self, node: Node<'_>, low: u64, high: u64) -> Option<u64> {
-        let expected = if low == high { format!("the number {low}") } else { format!("a whole number from {low} to {high}") };
+        let expected =
+            if low == high { format!("the number {low}") } else { format!("a whole number from {low} to {high}") };
         let (number, shown) = match node.value {
             DeValue::Integer(integer) => {
                 (i128::from_str_radix(integer.as_str(), integer.radix()).ok(), shortened(&integer.to_string()))
@@ -202,7 +210,8 @@ impl<'a> Walk<'a> {
                 return None;
             }
         };
-        let fitting = number.and_then(|number| u64::try_from(number).ok()).filter(|number| (low..=high).contains(number));
+        let fitting =
+            number.and_then(|number| u64::try_from(number).ok()).filter(|number| (low..=high).contains(number));
         if fitting.is_none() {
             self.report.problem(node.place, format!("expected {expected}; found {shown}"));
         }

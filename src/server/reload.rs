@@ -83,7 +83,7 @@ impl Reloader {
         let (mut config, warnings) = loaded.map_err(|error| error.to_string())?.map_err(|errors| errors.to_string())?;
         let restart = diff::restart_only_changes(&old.config, &config);
         config.restart = old.config.restart.clone();
-        let mut report = diff::summary(&old.config, &config).to_string();
+        let mut report = format!("{}\n", diff::summary(&old.config, &config));
 
         let (clients, admin) = listeners;
         let bound = clients.prepare(&config.server.listen).map_err(|problems| problems.join("\n"))?;

@@ -1,1 +1,41 @@
-fn main(){}
+//! The integration tests: the real binary in front of scripted origins and real Python servers.
+//!
+//! This list is the table of contents. Each file tells its stories about one feature.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::too_many_lines)]
+
+mod harness;
+
+// The edge: what a client may send, and what it gets.
+mod body;
+mod connections;
+mod framing;
+mod head;
+mod limits;
+mod listeners;
+mod responses;
+mod timeouts;
+
+// The way of a request.
+mod examples;
+mod forwarding;
+mod hosts;
+mod python_servers;
+mod routing;
+
+// The app's side.
+mod balancing;
+mod health;
+mod in_flight;
+mod resolving;
+mod retries;
+mod upstream_failures;
+
+// Running it.
+mod access_log;
+mod cli;
+mod docs;
+mod layout;
+mod metrics;
+mod reload;
+mod shutdown;

@@ -23,7 +23,8 @@ pub(super) fn read_all(pages: Table<PageFile>, base: &Path, report: &mut Report)
     for (status, page) in pages.0 {
         let code = status.value.parse().ok().filter(|code| (400..=599).contains(code) && status.value.len() == 3);
         let Some(code) = code else {
-            report.problem(&status.place, format!("expected a status from 400 to 599; found {}", quoted(&status.value)));
+            report
+                .problem(&status.place, format!("expected a status from 400 to 599; found {}", quoted(&status.value)));
             continue;
         };
         match read_bounded(&base.join(&page.value.path), PAGE_MAX) {

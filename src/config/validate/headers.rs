@@ -42,18 +42,17 @@ pub(super) fn build(raw: raw::HeaderEdits, way: Way, report: &mut Report) -> Hea
 }
 
 fn field_name(name: &At<String>, report: &mut Report) -> Option<At<HeaderName>> {
-    match HeaderName::from_bytes(name.value.as_bytes()) {
-        Ok(parsed) => Some(At::new(parsed, name.place.clone())),
-        Err(_) => {
-            report.problem(&name.place, "the name of a field has letters, digits and some of !#$%&'*+-.^_`|~ only");
-            None
-        }
+    let parsed = HeaderName::from_bytes(name.value.as_bytes()).ok();
+    if parsed.is_none() {
+        report.problem(&name.place, "the name of a field has letters, digits and some of !#$%&'*+-.^_`|~ only");
     }
+    parsed.map(|parsed| At::new(parsed, name.place.clone()))
 }
 
 /// RFC 9110 section 7.6.1: fields of one connection are not passed on; and framing is never left to the configuration.
 fn check_allowed(name: &HeaderName, place: &Place, way: Way, report: &mut Report) {
-    let hop_by_hop = [CONNECTION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE].contains(name) || matches!(name.as_str(), "keep-alive" | "proxy-connection");
+    let hop_by_hop = [CONNECTION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE].contains(name)
+        || matches!(name.as_str(), "keep-alive" | "proxy-connection");
     if hop_by_hop {
         report.problem(place, format!("`{name}` belongs to one connection and is the gateway's own"));
     } else if *name == CONTENT_LENGTH {

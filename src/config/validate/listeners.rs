@@ -13,8 +13,12 @@ pub(super) fn check(server: &Server, admin: &Admin, report: &mut Report) {
     let all = placed(server.listen.as_ref()).chain(placed(admin.listen.as_ref())).chain(control);
     for (address, place) in all {
         match taken.iter().find(|(earlier, _)| earlier.clashes_with(&address)) {
-            Some((earlier, at)) if *earlier == address => report.problem(place, format!("{address} is taken by {at} already")),
-            Some((earlier, at)) => report.problem(place, format!("{address} clashes with {earlier} of {at}: the one includes the other")),
+            Some((earlier, at)) if *earlier == address => {
+                report.problem(place, format!("{address} is taken by {at} already"));
+            }
+            Some((earlier, at)) => {
+                report.problem(place, format!("{address} clashes with {earlier} of {at}: the one includes the other"));
+            }
             None => taken.push((address, place)),
         }
     }

@@ -1,7 +1,8 @@
 //! From what was written to what it means: raw sections in, a [`Config`] or a report out.
 //!
-//! Each part reports whatever it finds and goes on with a stand-in, so that one run finds everything. A missing value here
-//! either has no default or has been reported before; either way the result is only handed out when the report is clean.
+//! Each part reports whatever it finds and goes on with a stand-in, so that one run finds everything. A missing value
+//! here either has no default or has been reported before; either way the result is only handed out when the report is
+//! clean.
 
 mod error_pages;
 mod headers;
@@ -36,7 +37,7 @@ pub fn build(raw: Gateway, source: Option<&Path>, base: &Path, report: &mut Repo
     Config {
         source: source.map(Path::to_path_buf),
         restart: server::build_restart_only(raw_server.threads, raw_server.pid_file, raw_admin.control),
-        admin: server::build_admin(raw_admin.listen, raw_admin.ready_requires, &upstreams, report),
+        admin: server::build_admin(raw_admin.listen.as_ref(), raw_admin.ready_requires, &upstreams, report),
         log: server::build_log(&given(raw.log)),
         error_pages: error_pages::read_all(given(raw.error_pages), base, report),
         upstreams: upstreams.into_iter().map(|upstream| upstream.value).collect(),

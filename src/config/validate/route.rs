@@ -36,9 +36,9 @@ pub(super) fn build_all(
         warn_of_hosts_not_allowed(route.value.host.as_ref(), allowed_hosts, report);
         names.push(route.value.name.as_ref().map(|name| name.place.clone()));
         // A pattern that was refused has no stand-in that could not clash with another route.
-        let placed = route.value.path.is_some();
+        let has_path = route.value.path.is_some();
         let built = build(route.value, &route.place, upstreams, max_body, report);
-        places.push(placed.then_some(route.place));
+        places.push(has_path.then_some(route.place));
         routes.push(built);
     }
     route_clashes::check(&routes, &places, report);
@@ -82,7 +82,10 @@ fn check_actions(raw: &raw::Route, place: &Place, report: &mut Report) {
         [] => report.problem(place, "expected one of `upstream`, `respond`, `redirect`; found none"),
         several => {
             let list: Vec<String> = several.iter().map(|name| format!("`{name}`")).collect();
-            report.problem(place, format!("expected only one of `upstream`, `respond`, `redirect`; found {}", list.join(" and ")));
+            report.problem(
+                place,
+                format!("expected only one of `upstream`, `respond`, `redirect`; found {}", list.join(" and ")),
+            );
         }
     }
 }
@@ -111,10 +114,19 @@ fn check_strip_prefix(raw: &raw::Route, report: &mut Report) {
     let prefix = &strip.value.0;
     if !path_is_inside(&path.value, prefix) {
         let hint = match path.value {
-            PathPattern::Regex(_) => format!("; a regular expression would have to begin with \"^{prefix}/\" and have no \"|\""),
+            PathPattern::Regex(_) => {
+                format!("; a regular expression would have to begin with \"^{prefix}/\" and have no \"|\"")
+            }
             _ => String::new(),
         };
-        report.problem(&strip.place, format!("expected a prefix of every path the route is for, {}; found {}{hint}", quoted(&path.value.to_string()), quoted(prefix)));
+        report.problem(
+            &strip.place,
+            format!(
+                "expected a prefix of every path the route is for, {}; found {}{hint}",
+                quoted(&path.value.to_string()),
+                quoted(prefix)
+            ),
+        );
     }
 }
 
@@ -141,7 +153,8 @@ fn build_respond(respond: At<raw::Respond>, report: &mut Report) -> Action {
     if matches!(status, 204 | 205 | 304) && !body.is_empty() {
         report.problem(&respond.place, format!("a response with status {status} has no body"));
     }
-    let content_type = respond.value.content_type.map_or_else(|| HeaderValue::from_static("text/plain"), |value| value.value.0);
+    let content_type =
+        respond.value.content_type.map_or_else(|| HeaderValue::from_static("text/plain"), |value| value.value.0);
     Action::Respond { status: u16::try_from(status).unwrap_or(200), body, content_type }
 }
 
@@ -149,7 +162,10 @@ fn warn_of_hosts_not_allowed(hosts: Option<&At<Vec<At<HostPattern>>>>, allowed: 
     for host in hosts.into_iter().flat_map(|hosts| &hosts.value) {
         let reachable = allowed.iter().any(|allowed| allowed.covers(&host.value) || host.value.covers(allowed));
         if !allowed.is_empty() && !reachable {
-            report.warn(&host.place, format!("{} is not in server.allowed_hosts, so requests for it are answered 421", host.value));
+            report.warn(
+                &host.place,
+                format!("{} is not in server.allowed_hosts, so requests for it are answered 421", host.value),
+            );
         }
     }
 }

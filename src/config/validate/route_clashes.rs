@@ -16,9 +16,15 @@ pub(super) fn check(routes: &[Route], places: &[Option<Place>], report: &mut Rep
     for (route, place) in routes.iter().zip(places) {
         let Some(place) = place else { continue };
         let same_path = by_path.entry(route.path.to_string()).or_default();
-        if let Some((earlier, at)) = same_path.iter().find(|(earlier, _)| share_host(earlier, route).is_some() && share_method(earlier, route)) {
+        if let Some((earlier, at)) =
+            same_path.iter().find(|(earlier, _)| share_host(earlier, route).is_some() && share_method(earlier, route))
+        {
             let host = share_host(earlier, route).flatten().map_or_else(|| "any host".to_owned(), ToString::to_string);
-            let message = format!("is for the same requests as {at}: {host}, path {}, {}", quoted(&route.path.to_string()), methods(earlier, route));
+            let message = format!(
+                "is for the same requests as {at}: {host}, path {}, {}",
+                quoted(&route.path.to_string()),
+                methods(earlier, route)
+            );
             report.problem(place, message);
         }
         same_path.push((route, place));
@@ -77,7 +83,10 @@ pub(super) fn name(routes: &mut [Route], written: &[Option<Place>], report: &mut
     }
 }
 
-fn unnamed<'a>(routes: &'a [Route], written: &'a [Option<Place>]) -> impl Iterator<Item = (&'a Route, &'a Option<Place>)> {
+fn unnamed<'a>(
+    routes: &'a [Route],
+    written: &'a [Option<Place>],
+) -> impl Iterator<Item = (&'a Route, &'a Option<Place>)> {
     routes.iter().zip(written).filter(|(_, place)| place.is_none())
 }
 

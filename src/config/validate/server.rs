@@ -4,14 +4,16 @@ use std::num::NonZero;
 use std::thread::available_parallelism;
 
 use super::super::error::{Report, suggestion};
-use super::super::model::{AccessFormat, AccessTarget, Admin, ClientLimits, ListenAddr, Log, LogLevel, RestartOnly, Server, TrustedProxies};
+use super::super::model::{
+    AccessFormat, AccessTarget, Admin, ClientLimits, ListenAddr, Log, LogLevel, RestartOnly, Server, TrustedProxies,
+};
 use super::super::place::At;
 use super::super::raw::{self, Listener};
 use super::super::schema::{Int, NonEmpty, refuse_repeats};
 use super::super::value::{AbsoluteFile, SocketFile, TrustedPeer};
 use super::super::walk::quoted;
-use super::upstream::Built;
 use super::given;
+use super::upstream::Built;
 
 /// What only a restart changes.
 pub(super) fn build_restart_only(
@@ -95,7 +97,7 @@ pub(super) fn build_client(raw: raw::Client, report: &mut Report) -> ClientLimit
 
 /// `[admin]` but for the control socket.
 pub(super) fn build_admin(
-    listen: Option<At<NonEmpty<Listener>>>,
+    listen: Option<&At<NonEmpty<Listener>>>,
     ready_requires: Option<At<Vec<At<String>>>>,
     upstreams: &[Built],
     report: &mut Report,
@@ -105,7 +107,7 @@ pub(super) fn build_admin(
     }
     let names = given(ready_requires);
     let ready_requires = names.iter().filter_map(|name| find_upstream(name, upstreams, report)).collect();
-    Admin { listen: addresses(listen.as_ref()), ready_requires }
+    Admin { listen: addresses(listen), ready_requires }
 }
 
 /// The index of the upstream that is called so; `None` after having reported that there is none.
@@ -114,7 +116,10 @@ pub(super) fn find_upstream(name: &At<String>, upstreams: &[Built], report: &mut
     if found.is_none() {
         let near = suggestion(&name.value, upstreams.iter().map(|upstream| &*upstream.value.name));
         let hint = if upstreams.is_empty() { ": there is no [upstreams] table" } else { "" };
-        report.problem(&name.place, format!("expected the name of an upstream; found {}{near}{hint}", quoted(&name.value)));
+        report.problem(
+            &name.place,
+            format!("expected the name of an upstream; found {}{near}{hint}", quoted(&name.value)),
+        );
     }
     found
 }

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::super::error::Report;
-use super::super::model::{Balance, ClientAbort, EndpointConfig, HeadLimits, Health, Preset, Retry, StatusRanges, Upstream};
+use super::super::model::{
+    Balance, ClientAbort, EndpointConfig, HeadLimits, Health, Preset, Retry, StatusRanges, Upstream,
+};
 use super::super::place::{At, Place};
 use super::super::preset::Facts;
 use super::super::raw;
@@ -25,7 +27,11 @@ pub(super) struct Built {
 }
 
 /// Every upstream, in the order of the names.
-pub(super) fn build_all(table: Table<raw::Upstream>, client: Option<&At<raw::Client>>, report: &mut Report) -> Vec<Built> {
+pub(super) fn build_all(
+    table: Table<raw::Upstream>,
+    client: Option<&At<raw::Client>>,
+    report: &mut Report,
+) -> Vec<Built> {
     table.0.into_iter().map(|(name, upstream)| build(name, upstream, client, report)).collect()
 }
 
@@ -36,7 +42,10 @@ fn build(name: At<String>, raw: At<raw::Upstream>, client: Option<&At<raw::Clien
     let facts = preset.map(Preset::facts);
     let capacity = capacity(&raw, facts.as_ref(), report);
     if preset.is_none() && capacity.is_none() && !raw.written.contains(&"preset") {
-        report.warn(&place, "neither `preset` nor a capacity (`workers` or `max_in_flight`) is given, so cautious defaults hold");
+        report.warn(
+            &place,
+            "neither `preset` nor a capacity (`workers` or `max_in_flight`) is given, so cautious defaults hold",
+        );
     }
     let (endpoints, endpoint_places) = endpoints(raw.endpoints, report);
     let value = Upstream {
@@ -51,7 +60,9 @@ fn build(name: At<String>, raw: At<raw::Upstream>, client: Option<&At<raw::Clien
         read_timeout: given(raw.read_timeout).0,
         retry: retry(given(raw.retry), report),
         health: health(given(raw.health), report),
-        client_abort: raw.client_abort.map_or_else(|| facts.map_or(ClientAbort::Close, |facts| facts.client_abort), |abort| abort.value),
+        client_abort: raw
+            .client_abort
+            .map_or_else(|| facts.map_or(ClientAbort::Close, |facts| facts.client_abort), |abort| abort.value),
         head_limits: facts.and_then(|facts| head_limits(&facts, client)),
     };
     Built { value, place, endpoints: endpoint_places }
@@ -61,7 +72,8 @@ fn build(name: At<String>, raw: At<raw::Upstream>, client: Option<&At<raw::Clien
 fn check_name(name: &At<String>, report: &mut Report) {
     let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
     if name.value.is_empty() || name.value.len() > 64 || !name.value.chars().all(fits) {
-        let message = format!("expected a name of 1 to 64 letters, digits, `_`, `-` and `.`; found {}", quoted(&name.value));
+        let message =
+            format!("expected a name of 1 to 64 letters, digits, `_`, `-` and `.`; found {}", quoted(&name.value));
         report.problem(&name.place, message);
     }
 }
@@ -69,9 +81,15 @@ fn check_name(name: &At<String>, report: &mut Report) {
 /// `max_in_flight`, or `workers` times `threads`.
 fn capacity(raw: &raw::Upstream, facts: Option<&Facts>, report: &mut Report) -> Option<u32> {
     if let Some(direct) = &raw.max_in_flight {
-        for (name, also) in [("workers", raw.workers.as_ref().map(|at| &at.place)), ("threads", raw.threads.as_ref().map(|at| &at.place))] {
+        for (name, also) in [
+            ("workers", raw.workers.as_ref().map(|at| &at.place)),
+            ("threads", raw.threads.as_ref().map(|at| &at.place)),
+        ] {
             if let Some(place) = also {
-                report.problem(place, format!("`{name}` and `max_in_flight` both give the capacity; expected one of them"));
+                report.problem(
+                    place,
+                    format!("`{name}` and `max_in_flight` both give the capacity; expected one of them"),
+                );
             }
         }
         warn_not_enforced(&direct.place, report);
@@ -86,15 +104,22 @@ fn capacity(raw: &raw::Upstream, facts: Option<&Facts>, report: &mut Report) -> 
     if let (Some(threads), Some(Preset::GunicornSync)) = (&raw.threads, raw.preset.as_ref().map(|preset| preset.value))
         && threads.value.0 > 1
     {
-        report.warn(&threads.place, "gunicorn runs gthread workers when it has more than one thread: the preset is \"gunicorn-gthread\" then");
+        report.warn(
+            &threads.place,
+            "gunicorn runs gthread workers when it has more than one thread: the preset is \"gunicorn-gthread\" then",
+        );
     }
     warn_not_enforced(&workers.place, report);
-    let threads = raw.threads.as_ref().map_or_else(|| facts.map_or(1, |facts| facts.threads), |threads| threads.value.0);
+    let threads =
+        raw.threads.as_ref().map_or_else(|| facts.map_or(1, |facts| facts.threads), |threads| threads.value.0);
     Some(workers.value.0.saturating_mul(threads))
 }
 
 fn warn_not_enforced(place: &Place, report: &mut Report) {
-    report.warn(place, "the cap is not enforced yet: the capacity is used to judge health probes, requests are not held back by it");
+    report.warn(
+        place,
+        "the cap is not enforced yet: the capacity is used to judge health probes, requests are not held back by it",
+    );
 }
 
 fn endpoints(list: Option<At<NonEmpty<raw::Endpoint>>>, report: &mut Report) -> (Vec<EndpointConfig>, Vec<Place>) {
@@ -117,7 +142,7 @@ fn endpoints(list: Option<At<NonEmpty<raw::Endpoint>>>, report: &mut Report) -> 
 
 fn keepalive(written: Option<At<Keepalive>>, preset: Option<Preset>, report: &mut Report) -> Option<Duration> {
     let facts = preset.map(|preset| (preset.name(), preset.facts()));
-    let Some(written) = written else { return None };
+    let written = written?;
     match (written.value, facts) {
         (Keepalive::Off, _) => None,
         (Keepalive::Auto, None) => Some(CAUTIOUS_KEEPALIVE),
@@ -125,7 +150,10 @@ fn keepalive(written: Option<At<Keepalive>>, preset: Option<Preset>, report: &mu
         (Keepalive::After(after), None) => Some(after),
         (Keepalive::After(after), Some((name, facts))) => {
             if facts.keepalive.is_none() {
-                report.warn(&written.place, format!("{name} closes every connection after its response, so none is ever reused"));
+                report.warn(
+                    &written.place,
+                    format!("{name} closes every connection after its response, so none is ever reused"),
+                );
             } else if after >= facts.closes_idle_after {
                 let limit = duration_text(facts.closes_idle_after);
                 report.warn(&written.place, format!("{name} closes idle connections after {limit} unless told otherwise: requests may meet a closing one"));
@@ -155,10 +183,16 @@ fn health(raw: raw::Health, report: &mut Report) -> Health {
         report.problem(place, format!("expected a `timeout` within the `interval`; found {timeout} and {interval}"));
     }
     if !raw.written.contains(&"path") {
-        let unused = [("host", raw.host.as_ref().map(|at| &at.place)), ("expect", raw.expect.as_ref().filter(|at| at.is_written()).map(|at| &at.place))];
+        let unused = [
+            ("host", raw.host.as_ref().map(|at| &at.place)),
+            ("expect", raw.expect.as_ref().filter(|at| at.is_written()).map(|at| &at.place)),
+        ];
         for (name, place) in unused {
             if let Some(place) = place {
-                report.problem(place, format!("`{name}` has no effect on a probe that only connects; expected `path` beside it"));
+                report.problem(
+                    place,
+                    format!("`{name}` has no effect on a probe that only connects; expected `path` beside it"),
+                );
             }
         }
     }

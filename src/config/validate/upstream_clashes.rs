@@ -15,7 +15,10 @@ pub(super) fn check(upstreams: &[Built], routes: &[Route], listen: &[ListenAddr]
         }
         for (endpoint, place) in upstream.value.endpoints.iter().zip(&upstream.endpoints) {
             if listen.iter().any(|listener| listener.is_reached_by(&endpoint.addr)) {
-                report.warn(place, format!("{} is a listener of this gateway: requests would go round in a loop", endpoint.addr));
+                report.warn(
+                    place,
+                    format!("{} is a listener of this gateway: requests would go round in a loop", endpoint.addr),
+                );
             }
         }
     }

@@ -26,7 +26,8 @@ pub struct NameServer(pub SocketAddr);
 
 impl Text for ListenAddr {
     const KIND: &'static str = "address";
-    const EXPECTED: &'static str = "an address to listen on such as \"0.0.0.0:8080\", \"[::]:8080\" or \"unix:/run/propylon.sock\"";
+    const EXPECTED: &'static str =
+        "an address to listen on such as \"0.0.0.0:8080\", \"[::]:8080\" or \"unix:/run/propylon.sock\"";
 
     fn parse(text: &str) -> Result<Self, Reject> {
         if let Some(path) = text.strip_prefix("unix:") {
@@ -35,8 +36,9 @@ impl Text for ListenAddr {
             }
             return unix_path(path).map(Self::Unix);
         }
-        if let Some(port) = text.strip_prefix("*:").or_else(|| text.strip_prefix(':')) {
-            return Err(if port.parse::<u16>().is_ok() { Reject::Near(format!("0.0.0.0:{port}")) } else { Reject::Unlike });
+        let port = text.strip_prefix("*:").or_else(|| text.strip_prefix(':')).unwrap_or(text);
+        if port.parse::<u16>().is_ok() {
+            return Err(Reject::Near(format!("0.0.0.0:{port}")));
         }
         if text.starts_with("localhost:") {
             return Err(Reject::Near(text.replacen("localhost", "127.0.0.1", 1)));
@@ -66,11 +68,19 @@ impl Text for EndpointAddr {
         if text.starts_with('/') {
             return Err(Reject::Near(format!("unix:{text}")));
         }
+        let port = text.strip_prefix(':').unwrap_or(text);
+        if port.parse::<u16>().is_ok_and(|port| port != 0) {
+            return Err(Reject::Near(format!("127.0.0.1:{port}")));
+        }
         match text.parse::<SocketAddr>() {
             Ok(address) if address.port() == 0 => Err(Reject::because("port 0 cannot be connected to")),
             // Connecting to it works on some systems, by accident, and only ever to this machine.
-            Ok(SocketAddr::V4(address)) if address.ip().is_unspecified() => Err(Reject::Near(format!("127.0.0.1:{}", address.port()))),
-            Ok(SocketAddr::V6(address)) if address.ip().is_unspecified() => Err(Reject::Near(format!("[::1]:{}", address.port()))),
+            Ok(SocketAddr::V4(address)) if address.ip().is_unspecified() => {
+                Err(Reject::Near(format!("127.0.0.1:{}", address.port())))
+            }
+            Ok(SocketAddr::V6(address)) if address.ip().is_unspecified() => {
+                Err(Reject::Near(format!("[::1]:{}", address.port())))
+            }
             Ok(address) => Ok(Self::Ip(address)),
             Err(_) => named(text),
         }
@@ -89,7 +99,12 @@ fn named(text: &str) -> Result<EndpointAddr, Reject> {
         Ok(port) => port,
     };
     // A last label of digits is a mistyped address; resolvers treat such names as addresses too.
-    if host.rsplit('.').next().is_some_and(|label| label.bytes().all(|byte| byte.is_ascii_digit())) {
+    if host
+        .trim_end_matches('.')
+        .rsplit('.')
+        .next()
+        .is_some_and(|label| label.bytes().all(|byte| byte.is_ascii_digit()))
+    {
         return Err(Reject::Unlike);
     }
     let host = host::name(&host.to_ascii_lowercase())?;
@@ -98,13 +113,12 @@ fn named(text: &str) -> Result<EndpointAddr, Reject> {
 
 /// What is likely missing from something that is nearly an address.
 fn ip_hint(text: &str) -> Reject {
-    if text.parse::<IpAddr>().is_ok() || (!text.is_empty() && !text.contains(':')) {
-        return Reject::because("it needs a port");
-    }
-    let unbracketed = text.rsplit_once(':').filter(|(ip, port)| ip.parse::<std::net::Ipv6Addr>().is_ok() && port.parse::<u16>().is_ok());
-    match unbracketed {
-        Some((ip, port)) => Reject::Near(format!("[{ip}]:{port}")),
-        None => Reject::Unlike,
+    match text.parse::<IpAddr>() {
+        // `::1:80` is an address too, so it cannot be told whether its end was meant as a port.
+        Ok(IpAddr::V6(_)) => Reject::because("an IPv6 address stands in brackets, and a port follows"),
+        Ok(IpAddr::V4(_)) => Reject::because("it needs a port"),
+        Err(_) if !text.is_empty() && !text.contains(':') => Reject::because("it needs a port"),
+        Err(_) => Reject::Unlike,
     }
 }
 
@@ -181,7 +195,8 @@ impl ListenAddr {
     pub fn is_reached_by(&self, endpoint: &EndpointAddr) -> bool {
         match (self, endpoint) {
             (Self::Tcp(listener), EndpointAddr::Ip(address)) => {
-                let here = listener.ip() == address.ip() || (listener.ip().is_unspecified() && address.ip().is_loopback());
+                let here =
+                    listener.ip() == address.ip() || (listener.ip().is_unspecified() && address.ip().is_loopback());
                 listener.port() == address.port() && listener.is_ipv4() == address.is_ipv4() && here
             }
             (Self::Unix(listener), EndpointAddr::Unix(path)) => listener == path,
@@ -222,7 +237,8 @@ mod tests {
         assert_eq!(ListenAddr::parse("[::]:80").unwrap().to_string(), "[::]:80");
         assert_eq!(ListenAddr::parse(":80"), Err(Reject::Near("0.0.0.0:80".into())));
         assert_eq!(ListenAddr::parse("localhost:80"), Err(Reject::Near("127.0.0.1:80".into())));
-        assert_eq!(ListenAddr::parse("::1:80"), Err(Reject::Near("[::1]:80".into())));
+        assert!(matches!(ListenAddr::parse("::1:80"), Err(Reject::Because(_))));
+        assert_eq!(ListenAddr::parse("80"), Err(Reject::Near("0.0.0.0:80".into())));
         for bad in ["", "80", "1.2.3.4", "1.2.3.4:99999", "unix:", "unix:run", "unix:/", "unix:@x", "host:80"] {
             assert!(ListenAddr::parse(bad).is_err(), "{bad}");
         }
@@ -233,10 +249,25 @@ mod tests {
         assert_eq!(EndpointAddr::parse("unix:@app"), Ok(EndpointAddr::Abstract("app".into())));
         assert_eq!(EndpointAddr::parse("App.:8000"), Ok(EndpointAddr::Host { host: "app".into(), port: 8000 }));
         assert_eq!(EndpointAddr::parse("http://app:8000/"), Err(Reject::Near("app:8000".into())));
+        assert_eq!(EndpointAddr::parse(":8000"), Err(Reject::Near("127.0.0.1:8000".into())));
         assert_eq!(EndpointAddr::parse("/run/app.sock"), Err(Reject::Near("unix:/run/app.sock".into())));
         assert_eq!(EndpointAddr::parse("0.0.0.0:80"), Err(Reject::Near("127.0.0.1:80".into())));
         let long = format!("unix:/{}", "a".repeat(107));
-        for bad in ["", "app", ":80", "app:", "app:0", "app:+80", "1.2.3:80", "1.2.3.4.5:80", "a b:80", "https://a:1", "[::1]", &long, "unix:@"] {
+        for bad in [
+            "",
+            "app",
+            ":80",
+            "app:",
+            "app:0",
+            "app:+80",
+            "1.2.3:80",
+            "1.2.3.4.5:80",
+            "a b:80",
+            "https://a:1",
+            "[::1]",
+            &long,
+            "unix:@",
+        ] {
             assert!(EndpointAddr::parse(bad).is_err(), "{bad}");
         }
     }

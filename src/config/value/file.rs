@@ -57,7 +57,8 @@ impl Text for AccessTarget {
             path => match AbsoluteFile::parse(path) {
                 Ok(file) => Ok(Self::File(file.0)),
                 // A slip in "stdout" must not become a file of that name.
-                Err(reject) => Err(super::super::error::nearest(path, ["stdout", "off"]).map_or(reject, |near| Reject::Near(near.to_owned()))),
+                Err(reject) => Err(super::super::error::nearest(path, ["stdout", "off"])
+                    .map_or(reject, |near| Reject::Near(near.to_owned()))),
             },
         }
     }

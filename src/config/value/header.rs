@@ -69,7 +69,9 @@ impl Text for HealthPath {
             return if text.is_empty() { Err(Reject::Unlike) } else { Err(Reject::Near(format!("/{text}"))) };
         }
         if text.contains('#') || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err(Reject::because("it is sent as it is, so it has neither spaces, fragment nor anything outside ASCII"));
+            return Err(Reject::because(
+                "it is sent as it is, so it has neither spaces, fragment nor anything outside ASCII",
+            ));
         }
         Ok(Self(text.to_owned()))
     }

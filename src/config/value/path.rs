@@ -1,6 +1,7 @@
 //! Path patterns: `/a/b`, `/a/*`, `/img/*.png`, `~^/v[0-9]+/`; and the prefix that `strip_prefix` takes away.
 //!
-//! Only how they are written; `route/pattern.rs` matches them. They match the path as the app sees it, percent-decoded once.
+//! Only how they are written; `route/pattern.rs` matches them. They match the path as the app sees it, percent-decoded
+//! once.
 
 use std::fmt;
 
@@ -48,7 +49,9 @@ fn regex(source: &str) -> Result<PathPattern, Reject> {
     RegexBuilder::new(source).size_limit(REGEX_SIZE_MAX).build().map(PathPattern::Regex).map_err(|error| match error {
         regex::Error::CompiledTooBig(_) => Reject::because("the regular expression is too large"),
         // The last line says what is wrong; those before draw a picture.
-        other => Reject::because(other.to_string().lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned()),
+        other => Reject::because(
+            other.to_string().lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned(),
+        ),
     })
 }
 
@@ -96,7 +99,8 @@ impl Text for StripPrefix {
     }
 }
 
-/// Whether everything `pattern` matches is `prefix` itself or below it. A regular expression only counts where that is plain to see.
+/// Whether everything `pattern` matches is `prefix` itself or below it. A regular expression only counts where that is
+/// plain to see.
 #[must_use]
 pub fn is_inside(pattern: &PathPattern, prefix: &str) -> bool {
     let below = |text: &str| text.strip_prefix(prefix).is_some_and(|rest| rest.starts_with('/'));
@@ -109,7 +113,8 @@ pub fn is_inside(pattern: &PathPattern, prefix: &str) -> bool {
     }
 }
 
-/// Whether a regular expression begins with `^`, then literally `prefix`, then a literal `/` that is not repeated or optional.
+/// Whether a regular expression begins with `^`, then literally `prefix`, then a literal `/` that is not repeated or
+/// optional.
 fn starts_literally(source: &str, prefix: &str) -> bool {
     // An alternative may begin elsewhere; telling whether it does takes a parser, so any `|` counts against it.
     let Some(body) = source.strip_prefix('^').filter(|body| !body.contains('|')) else { return false };
@@ -141,7 +146,9 @@ impl fmt::Display for PathPattern {
 impl PartialEq for PathPattern {
     fn eq(&self, other: &Self) -> bool {
         match (self, other) {
-            (Self::Exact(a), Self::Exact(b)) | (Self::Prefix(a), Self::Prefix(b)) | (Self::Glob(a), Self::Glob(b)) => a == b,
+            (Self::Exact(a), Self::Exact(b)) | (Self::Prefix(a), Self::Prefix(b)) | (Self::Glob(a), Self::Glob(b)) => {
+                a == b
+            }
             (Self::Regex(a), Self::Regex(b)) => a.as_str() == b.as_str(),
             _ => false,
         }
@@ -177,7 +184,22 @@ mod tests {
     #[test]
     fn what_is_no_pattern() {
         assert_eq!(PathPattern::parse("a/*"), Err(Reject::Near("/a/*".into())));
-        for bad in ["", "//", "/a//b", "/a/./b", "/a/..", "/a?x=1", "/a#b", "/caf%C3%A9", "/%2F", "/a/**", "/a\nb", "~", "~(", "~^/(a{1000}){1000}"] {
+        for bad in [
+            "",
+            "//",
+            "/a//b",
+            "/a/./b",
+            "/a/..",
+            "/a?x=1",
+            "/a#b",
+            "/caf%C3%A9",
+            "/%2F",
+            "/a/**",
+            "/a\nb",
+            "~",
+            "~(",
+            "~^/(a{1000}){1000}",
+        ] {
             assert!(PathPattern::parse(bad).is_err(), "{bad}");
         }
         let Err(Reject::Because(reason)) = PathPattern::parse("~^/(a") else { panic!() };
@@ -186,7 +208,14 @@ mod tests {
 
     #[test]
     fn prefixes_inside_patterns() {
-        for (text, prefix) in [("/api/*", "/api"), ("/api", "/api"), ("/api/x", "/api"), ("/api/*/x", "/api"), ("~^/api/v[0-9]+/", "/api"), (r"~^/a\-b/", "/a-b")] {
+        for (text, prefix) in [
+            ("/api/*", "/api"),
+            ("/api", "/api"),
+            ("/api/x", "/api"),
+            ("/api/*/x", "/api"),
+            ("~^/api/v[0-9]+/", "/api"),
+            (r"~^/a\-b/", "/a-b"),
+        ] {
             assert!(is_inside(&pattern(text), prefix), "{text} {prefix}");
         }
         for (text, prefix) in [

@@ -43,7 +43,12 @@ impl Text for RedirectTemplate {
             return Err(Reject::because("a target on another host names its scheme"));
         }
         // The path is the client's: without a host before it, the client would choose the host.
-        if authority.is_some_and(|rest| rest.is_empty() || rest.starts_with(['/', '?', '#', ':', '@']) || rest.starts_with("{path}") || rest.starts_with("{query}")) {
+        if authority.is_some_and(|rest| {
+            rest.is_empty()
+                || rest.starts_with(['/', '?', '#', ':', '@'])
+                || rest.starts_with("{path}")
+                || rest.starts_with("{query}")
+        }) {
             return Err(Reject::because("a host follows the scheme"));
         }
         if text.contains("/{path}") {
@@ -67,7 +72,8 @@ fn pieces(text: &str) -> Result<Vec<RedirectPiece>, Reject> {
             "query" => RedirectPiece::Query,
             "host" => RedirectPiece::Host,
             _ => {
-                let near = nearest(name, PLACEHOLDERS).map_or_else(String::new, |near| format!(" (did you mean {{{near}}}?)"));
+                let near =
+                    nearest(name, PLACEHOLDERS).map_or_else(String::new, |near| format!(" (did you mean {{{near}}}?)"));
                 return Err(Reject::because(format!("{{{name}}} is none of {{path}}, {{query}}, {{host}}{near}")));
             }
         });
@@ -110,15 +116,35 @@ mod tests {
     fn pieces_in_order() {
         let template = RedirectTemplate::parse("https://{host}/v2{path}{query}").unwrap();
         let text = |text: &str| RedirectPiece::Text(text.into());
-        assert_eq!(template.0, [text("https://"), RedirectPiece::Host, text("/v2"), RedirectPiece::Path, RedirectPiece::Query]);
+        assert_eq!(
+            template.0,
+            [text("https://"), RedirectPiece::Host, text("/v2"), RedirectPiece::Path, RedirectPiece::Query]
+        );
         assert_eq!(RedirectTemplate::parse("/new/").unwrap().0, [text("/new/")]);
     }
 
     #[test]
     fn targets_that_would_lead_astray() {
         let bad = [
-            "", "new", "{path}", "//evil", "/\\evil", "/{path}", "https://{path}", "https://", "https:///x", "ftp://x",
-            "https://a/{path}", "https://a{pth}", "https://a{path", "https://a}", "/a b", "/ä", "/a\r\nb", "javascript:x", "https://a{}",
+            "",
+            "new",
+            "{path}",
+            "//evil",
+            "/\\evil",
+            "/{path}",
+            "https://{path}",
+            "https://",
+            "https:///x",
+            "ftp://x",
+            "https://a/{path}",
+            "https://a{pth}",
+            "https://a{path",
+            "https://a}",
+            "/a b",
+            "/ä",
+            "/a\r\nb",
+            "javascript:x",
+            "https://a{}",
         ];
         for bad in bad {
             assert!(RedirectTemplate::parse(bad).is_err(), "{bad}");
