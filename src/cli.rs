@@ -64,7 +64,7 @@ struct Run {
     /// The configuration.
     #[arg(long, value_name = "FILE", default_value = "gateway.toml", conflicts_with_all = ["to", "listen", "preset"])]
     config: PathBuf,
-    /// Send everything to this endpoint, with no configuration file: 127.0.0.1:8000 or unix:/run/app.sock. May be repeated.
+    /// Send everything to this endpoint, with no configuration file: 127.0.0.1:8000 or `unix:/run/app.sock`. May be repeated.
     #[arg(long, value_name = "ADDR")]
     to: Vec<String>,
     /// Listen here instead of 0.0.0.0:8080. May be repeated.
@@ -105,33 +105,44 @@ struct Failure {
 }
 
 impl Failure {
-    fn bad_input(text: impl ToString) -> Self {
+    fn bad_input<T: ToString + ?Sized>(text: &T) -> Self {
         Self { code: BAD_INPUT, text: text.to_string() }
     }
 
-    fn failed(text: impl ToString) -> Self {
+    fn failed<T: ToString + ?Sized>(text: &T) -> Self {
         Self { code: 1, text: text.to_string() }
     }
 }
 
 impl Run {
     fn execute(self) -> Result<String, Failure> {
-        let loaded =
-            if self.to.is_empty() { config::load(&self.config) } else { config::from_flags(&self.to, &self.listen, self.preset.as_deref()) };
-        let (config, warnings) = loaded.map_err(Failure::bad_input)?;
-        server::run(config, &warnings).map_err(Failure::failed)?;
+        let loaded = if self.to.is_empty() {
+            config::load(&self.config)
+        } else {
+            config::from_flags(&self.to, &self.listen, self.preset.as_deref())
+        };
+        let (config, warnings) = loaded.map_err(|error| Failure::bad_input(&error))?;
+        server::run(config, &warnings).map_err(|error| Failure::failed(&error))?;
         Ok(String::new())
     }
 }
 
 fn load(path: &Path) -> Result<(Config, Vec<Warning>), Failure> {
-    config::load(path).map_err(Failure::bad_input)
+    config::load(path).map_err(|error| Failure::bad_input(&error))
 }
 
 fn check(path: &Path) -> Result<String, Failure> {
     let (config, warnings) = load(path)?;
-    let mut text: String = warnings.iter().map(|warning| format!("warning: {warning}\n")).collect();
-    text.push_str(&format!("{}: ok, {} upstreams, {} routes\n", path.display(), config.upstreams.len(), config.routes.len()));
+    let mut text = String::new();
+    for warning in warnings {
+        text.push_str(&format!("warning: {warning}\n"));
+    }
+    text.push_str(&format!(
+        "{}: ok, {} upstreams, {} routes\n",
+        path.display(),
+        config.upstreams.len(),
+        config.routes.len()
+    ));
     Ok(text)
 }
 
@@ -140,16 +151,18 @@ fn reload(path: &Path, control: Option<PathBuf>) -> Result<String, Failure> {
     let control = match control {
         Some(control) => control,
         None => load(path)?.0.restart.control.ok_or_else(|| {
-            Failure::bad_input("no control socket: set admin.control and restart, name one with --control, or send SIGHUP")
+            Failure::bad_input(
+                "no control socket: set admin.control and restart, name one with --control, or send SIGHUP",
+            )
         })?,
     };
     let stream = UnixStream::connect(&control)
-        .map_err(|error| Failure::failed(format!("cannot reach the gateway at {}: {error}", control.display())))?;
-    stream.set_read_timeout(Some(RELOAD_PATIENCE)).map_err(Failure::failed)?;
+        .map_err(|error| Failure::failed(&format!("cannot reach the gateway at {}: {error}", control.display())))?;
+    stream.set_read_timeout(Some(RELOAD_PATIENCE)).map_err(|error| Failure::failed(&error))?;
     match ask(stream, "POST", "/reload")? {
         (200, report) => Ok(report),
-        (422, problems) => Err(Failure::bad_input(problems)),
-        (status, body) => Err(Failure::failed(format!("unexpected answer {status}: {body}"))),
+        (422, problems) => Err(Failure::bad_input(&problems)),
+        (status, body) => Err(Failure::failed(&format!("unexpected answer {status}: {body}"))),
     }
 }
 
@@ -160,17 +173,18 @@ fn health(path: &Path, admin: Option<SocketAddr>) -> Result<String, Failure> {
     };
     let (status, body) = match &address {
         ListenAddr::Tcp(address) => {
-            let stream = TcpStream::connect_timeout(&reachable(*address), HEALTH_PATIENCE).map_err(Failure::failed)?;
-            stream.set_read_timeout(Some(HEALTH_PATIENCE)).map_err(Failure::failed)?;
+            let stream = TcpStream::connect_timeout(&reachable(*address), HEALTH_PATIENCE)
+                .map_err(|error| Failure::failed(&error))?;
+            stream.set_read_timeout(Some(HEALTH_PATIENCE)).map_err(|error| Failure::failed(&error))?;
             ask(stream, "GET", "/readyz")?
         }
         ListenAddr::Unix(path) => {
-            let stream = UnixStream::connect(path).map_err(Failure::failed)?;
-            stream.set_read_timeout(Some(HEALTH_PATIENCE)).map_err(Failure::failed)?;
+            let stream = UnixStream::connect(path).map_err(|error| Failure::failed(&error))?;
+            stream.set_read_timeout(Some(HEALTH_PATIENCE)).map_err(|error| Failure::failed(&error))?;
             ask(stream, "GET", "/readyz")?
         }
     };
-    if status == 200 { Ok(body) } else { Err(Failure::failed(body)) }
+    if status == 200 { Ok(body) } else { Err(Failure::failed(&body)) }
 }
 
 /// An address that listens everywhere is reached on this machine.
@@ -186,11 +200,12 @@ fn reachable(address: SocketAddr) -> SocketAddr {
 /// One request, one answer: the admin server closes after each.
 fn ask(mut stream: impl Read + Write, method: &str, path: &str) -> Result<(u16, String), Failure> {
     let request = format!("{method} {path} HTTP/1.1\r\nHost: propylon\r\n\r\n");
-    stream.write_all(request.as_bytes()).map_err(Failure::failed)?;
+    stream.write_all(request.as_bytes()).map_err(|error| Failure::failed(&error))?;
     let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).map_err(|error| Failure::failed(format!("no answer: {error}")))?;
+    stream.read_to_end(&mut answer).map_err(|error| Failure::failed(&format!("no answer: {error}")))?;
     let answer = String::from_utf8_lossy(&answer);
     let (head, body) = answer.split_once("\r\n\r\n").ok_or_else(|| Failure::failed("no answer"))?;
-    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).ok_or_else(|| Failure::failed("no status"))?;
+    let status =
+        head.split(' ').nth(1).and_then(|status| status.parse().ok()).ok_or_else(|| Failure::failed("no status"))?;
     Ok((status, body.to_owned()))
 }

@@ -26,7 +26,8 @@ impl Answer {
 
     /// Head and, unless the request was HEAD, body.
     pub fn to_bytes(&self, head_only: bool) -> Vec<u8> {
-        let reason = ::http::StatusCode::from_u16(self.status).ok().and_then(|s| s.canonical_reason()).unwrap_or_default();
+        let reason =
+            ::http::StatusCode::from_u16(self.status).ok().and_then(|s| s.canonical_reason()).unwrap_or_default();
         let allow = self.allow.map(|methods| format!("Allow: {methods}\r\n")).unwrap_or_default();
         let head = format!(
             "HTTP/1.1 {} {reason}\r\nContent-Type: {}\r\nContent-Length: {}\r\nCache-Control: no-store\r\n\

@@ -61,8 +61,9 @@ impl Report {
 /// Notices in the order of the text, each once.
 fn placed(found: Vec<(Place, String)>, text: &str, source: Option<&Path>) -> Vec<Notice> {
     let file = source.map(|path| path.display().to_string());
+    let lines = Lines::new(text);
     let mut found: Vec<Notice> =
-        found.into_iter().map(|(place, message)| Notice::new(file.as_deref(), text, place, message)).collect();
+        found.into_iter().map(|(place, message)| Notice::new(file.as_deref(), &lines, place, message)).collect();
     found.sort_by(|a, b| (a.line, a.column, &a.path).cmp(&(b.line, b.column, &b.path)));
     found.dedup();
     found
@@ -84,8 +85,8 @@ pub struct Notice {
 }
 
 impl Notice {
-    fn new(file: Option<&str>, text: &str, place: Place, message: String) -> Self {
-        let position = place.offset.map(|offset| line_and_column(text, offset));
+    fn new(file: Option<&str>, lines: &Lines<'_>, place: Place, message: String) -> Self {
+        let position = place.offset.map(|offset| lines.position(offset));
         Self {
             file: file.map(str::to_owned),
             line: position.map(|(line, _)| line),
@@ -122,7 +123,9 @@ impl Errors {
     #[must_use]
     pub fn unreadable(source: &Path, reason: &str) -> Self {
         let message = format!("cannot be read: {reason}");
-        Self { problems: vec![Notice::new(Some(&source.display().to_string()), "", Place::root(), message)] }
+        Self {
+            problems: vec![Notice::new(Some(&source.display().to_string()), &Lines::new(""), Place::root(), message)],
+        }
     }
 
     /// The problems, in the order of the file.
@@ -156,15 +159,32 @@ impl fmt::Display for Warning {
     }
 }
 
-/// Line and column of a byte offset, both from 1, the column in characters.
-fn line_and_column(text: &str, offset: usize) -> (usize, usize) {
-    let before = text.get(..text.floor_char_boundary(offset)).unwrap_or(text);
-    // A byte order mark takes no column in any editor.
-    let before = before.strip_prefix('\u{feff}').unwrap_or(before);
-    let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-    let line = before.matches('\n').count() + 1;
-    let column = before.get(line_start..).map_or(0, |line| line.chars().count()) + 1;
-    (line, column)
+/// Where the lines of a text begin, so that thousands of offsets are placed without counting lines anew.
+pub struct Lines<'t> {
+    text: &'t str,
+    /// Byte offsets, ascending, the first 0.
+    starts: Vec<usize>,
+}
+
+impl<'t> Lines<'t> {
+    /// Looks for the lines of `text`.
+    #[must_use]
+    pub fn new(text: &'t str) -> Self {
+        let newlines = text.match_indices('\n').map(|(offset, _)| offset + 1);
+        Self { text, starts: std::iter::once(0).chain(newlines).collect() }
+    }
+
+    /// Line and column of a byte offset, both from 1, the column in characters. An offset past the end is the end.
+    #[must_use]
+    pub fn position(&self, offset: usize) -> (usize, usize) {
+        let offset = self.text.floor_char_boundary(offset);
+        let line = self.starts.partition_point(|start| *start <= offset);
+        let start = line.checked_sub(1).and_then(|index| self.starts.get(index)).copied().unwrap_or_default();
+        let before = self.text.get(start..offset).unwrap_or_default();
+        // A byte order mark takes no column in any editor.
+        let before = if start == 0 { before.strip_prefix('\u{feff}').unwrap_or(before) } else { before };
+        (line, before.chars().count() + 1)
+    }
 }
 
 /// `(did you mean "x"?)` with a space before it, or nothing where no known name is near.
@@ -202,12 +222,12 @@ mod tests {
 
     #[test]
     fn columns_count_characters_and_lines_start_at_one() {
-        assert_eq!(line_and_column("", 0), (1, 1));
-        assert_eq!(line_and_column("ä = 1\nö = 2", 9), (2, 2));
-        assert_eq!(line_and_column("\u{feff}a = 1", 3), (1, 1));
+        assert_eq!(Lines::new("").position(0), (1, 1));
+        assert_eq!(Lines::new("ä = 1\nö = 2").position(9), (2, 2));
+        assert_eq!(Lines::new("\u{feff}a = 1").position(3), (1, 1));
         // An offset past the end or inside a character is no reason to panic.
-        assert_eq!(line_and_column("ä", 1), (1, 1));
-        assert_eq!(line_and_column("a\n", 99), (2, 1));
+        assert_eq!(Lines::new("ä").position(1), (1, 1));
+        assert_eq!(Lines::new("a\n").position(99), (2, 1));
     }
 
     #[test]

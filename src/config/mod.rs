@@ -37,15 +37,13 @@ pub use error::{Errors, Notice, Warning};
 pub use flags::from_flags;
 pub use model::Config;
 
-use error::Report;
+use error::{Lines, Report};
 use interpolate::Lookup;
 use place::Place;
 use walk::{Node, Read, Walk};
 
 /// Bytes of a configuration file.
 const FILE_MAX: u64 = 4 << 20;
-/// Dots of a key; the deepest we know has five.
-const DEEPEST: usize = 100;
 
 /// A configuration that can be used, and what is odd about it.
 pub type Loaded = Result<(Config, Vec<Warning>), Errors>;
@@ -91,33 +89,22 @@ fn read_document(document: &DeValue<'_>, source: Option<&Path>, environment: Loo
 
 /// The document, or what is wrong with its TOML: the keys of a document that is not whole would only mislead.
 fn parse_toml<'t>(text: &'t str, source: Option<&Path>) -> Result<DeValue<'t>, Errors> {
-    let mut report = Report::default();
-    if deepest_key(text) > DEEPEST {
-        report.problem(&Place::root(), format!("a key has more than {DEEPEST} dots"));
-        return Err(report.into_errors(text, source));
-    }
     let (document, mistakes) = DeTable::parse_recoverable(text);
     if mistakes.is_empty() {
         return Ok(DeValue::Table(document.into_inner()));
     }
-    let mut lines = BTreeSet::new();
+    let mut report = Report::default();
+    let lines = Lines::new(text);
+    let mut told = BTreeSet::new();
     for mistake in mistakes {
         let offset = mistake.span().map_or(0, |span| span.start);
         // After the first mistake of a line the parser only guesses at the rest of it.
-        if lines.insert(text.get(..offset).unwrap_or(text).matches('\n').count()) {
+        if told.insert(lines.position(offset).0) {
             let place = Place { path: String::new(), offset: Some(offset) };
             report.problem(&place, format!("not TOML: {}", mistake.message()));
         }
     }
     Err(report.into_errors(text, source))
-}
-
-/// The most dots of any line: the parser makes a table for each, one inside the other, and frees them by recursion.
-fn deepest_key(text: &str) -> usize {
-    text.lines()
-        .map(|line| line.bytes().take_while(|byte| *byte != b'=').filter(|byte| *byte == b'.').count())
-        .max()
-        .unwrap_or(0)
 }
 
 fn read_file(path: &Path) -> Result<String, String> {

@@ -70,13 +70,13 @@ impl Preset {
             Self::GunicornSync => Facts {
                 keepalive: None,
                 closes_idle_after: Duration::ZERO,
-                about: "Closes every connection after its response. A worker is busy from the moment it accepts a connection, so \
-                    connections are never opened ahead of a request.",
+                about: "Closes every connection after its response. A worker is busy from the moment it accepts a \
+                    connection, so connections are never opened ahead of a request.",
                 ..GUNICORN
             },
             Self::GunicornGthread => Facts {
-                about: "A thread that waits for the rest of a body waits for ever, and `timeout` does not bound it: `first_byte_timeout` here is \
-                    the only limit.",
+                about: "A thread that waits for the rest of a body waits for ever, and `timeout` does not bound it: \
+                    `first_byte_timeout` here is the only limit.",
                 ..GUNICORN
             },
             Self::GunicornGevent => Facts {
@@ -87,8 +87,8 @@ impl Preset {
             Self::GunicornUvicorn => Facts {
                 threads: ASYNC,
                 client_abort: ClientAbort::Close,
-                about: "The worker class of `uvicorn-worker`. Gunicorn's `keepalive` of 2 s holds, not Uvicorn's. On a Unix socket Uvicorn trusts \
-                    no forwarding field unless `FORWARDED_ALLOW_IPS=*`.",
+                about: "The worker class of `uvicorn-worker`. Gunicorn's `keepalive` of 2 s holds, not Uvicorn's. On \
+                    a Unix socket Uvicorn trusts no forwarding field unless `FORWARDED_ALLOW_IPS=*`.",
                 ..GUNICORN
             },
             Self::GunicornAsgi => Facts {
@@ -98,8 +98,8 @@ impl Preset {
                 ..GUNICORN
             },
             Self::Uvicorn => Facts {
-                about: "Its `--limit-concurrency` counts open connections, idle ones included. On a Unix socket it trusts no forwarding field \
-                    unless `--forwarded-allow-ips='*'`.",
+                about: "Its `--limit-concurrency` counts open connections, idle ones included. On a Unix socket it \
+                    trusts no forwarding field unless `--forwarded-allow-ips='*'`.",
                 ..ASGI
             },
             Self::Hypercorn => Facts {
@@ -116,8 +116,8 @@ impl Preset {
                 keepalive: Some(Duration::from_secs(15)),
                 closes_idle_after: Duration::from_secs(30),
                 headers_max: Some(92),
-                about: "Takes 100 fields. Serves ASGI, RSGI and WSGI; for a WSGI app set `client_abort = \"finish\"` and `threads` to its \
-                    `--blocking-threads`.",
+                about: "Takes 100 fields. Serves ASGI, RSGI and WSGI; for a WSGI app set `client_abort = \"finish\"` \
+                    and `threads` to its `--blocking-threads`.",
                 ..ASGI
             },
             Self::Waitress => Facts {
@@ -125,7 +125,8 @@ impl Preset {
                 closes_idle_after: Duration::from_secs(100),
                 threads: 4,
                 client_abort: ClientAbort::Finish,
-                about: "One process with 4 threads unless told otherwise. Drops forwarding fields unless `trusted_proxy` is set.",
+                about: "One process with 4 threads unless told otherwise. Drops forwarding fields unless \
+                    `trusted_proxy` is set.",
                 ..ASGI
             },
             Self::UwsgiHttp => Facts {
@@ -136,8 +137,8 @@ impl Preset {
                 // Its buffer holds the whole head and what it derives from it.
                 request_line_max: Some(3 * 1024),
                 field_max: Some(3 * 1024),
-                about: "uWSGI with `http-socket`. It resets a connection whose head does not fit its `buffer-size`, 4 KiB unless told \
-                    otherwise: with larger heads set `buffer-size=32768` there and no preset here.",
+                about: "uWSGI with `http-socket`. It resets a connection whose head does not fit its `buffer-size`, \
+                    4 KiB unless told otherwise: with larger heads set `buffer-size=32768` there and no preset here.",
                 ..ASGI
             },
         }

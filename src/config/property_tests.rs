@@ -7,7 +7,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::model::{Action, ClientAbort, Preset};
-use super::{Config, parse, parse_with};
+use super::{Config, Notice, parse, parse_with};
 
 fn ok(text: &str) -> (Config, Vec<String>) {
     let (config, warnings) = parse(text, None).unwrap_or_else(|errors| panic!("{errors}"));
@@ -143,7 +143,7 @@ fn deep_and_long_input_ends() {
         format!("a = {}", "[".repeat(200_000)),
         format!("a = {}", "{a=".repeat(200_000)),
         "a = 1\n".repeat(20_000),
-        format!("routes = [{}]", "{},".repeat(20_000)),
+        format!("routes = [{}]", "{},".repeat(2_000)),
     ] {
         assert!(parse(&text, None).is_err());
     }
@@ -151,12 +151,17 @@ fn deep_and_long_input_ends() {
 
 proptest! {
     #[test]
-    fn any_text_ends_in_a_configuration_or_in_errors(text in r#"(\[\[?[a-z.]{0,9}\]?\]?|[a-z_.]{1,9} ?= ?|"[^"\n]{0,9}"|'|\{|\}|,|[0-9]{1,4}|\n|\$\{|.){0,40}"#) {
+    fn any_text_ends_in_a_configuration_or_in_errors(
+        text in r#"(\[\[?[a-z.]{0,9}\]?\]?|[a-z_.]{1,9} ?= ?|"[^"\n]{0,9}"|'|\{|\}|,|[0-9]{1,4}|\n|\$\{|.){0,40}"#,
+    ) {
         let _ = parse(&text, None);
     }
 
     #[test]
-    fn a_good_file_with_a_few_changes_does_not_panic(pick: prop::sample::Index, edits in prop::collection::vec((any::<prop::sample::Index>(), 0..4_u8, ".{0,3}"), 1..6)) {
+    fn a_good_file_with_a_few_changes_does_not_panic(
+        pick: prop::sample::Index,
+        edits in prop::collection::vec((any::<prop::sample::Index>(), 0..4_u8, ".{0,3}"), 1..6),
+    ) {
         let texts = good_texts();
         let mut text: Vec<char> = pick.get(&texts).chars().collect();
         for (at, kind, new) in edits {
@@ -177,10 +182,14 @@ proptest! {
     }
 
     #[test]
-    fn values_of_other_types_are_refused_and_placed(key in prop::sample::select(super::reference::key_paths()), value in prop::sample::select(vec!["1.5", "2020-01-01", "-1", "[[]]"])) {
+    fn values_of_other_types_are_refused_and_placed(
+        key in prop::sample::select(super::reference::key_paths()),
+        value in prop::sample::select(vec!["1.5", "2020-01-01", "-1", "[[]]"]),
+    ) {
         // Keys inside lists and under names of one's own need a frame that is not made here.
         prop_assume!(!key.contains(['[', '*']));
         let errors = parse(&format!("{key} = {value}"), None).unwrap_err();
-        prop_assert!(errors.problems().iter().any(|problem| problem.line == Some(1) && problem.path.starts_with(&key)), "{}", errors);
+        let told = |problem: &Notice| problem.line == Some(1) && problem.path.starts_with(&key);
+        prop_assert!(errors.problems().iter().any(told), "{}", errors);
     }
 }

@@ -12,8 +12,8 @@ use super::{raw, schema};
 
 const OPENING: &str = r#"# Configuration
 
-One TOML file, read at start and again with each reload (SIGHUP). `propylon check` reads it and says everything that is wrong
-with it. Four lines are a whole gateway:
+One TOML file, read at start and again with each reload (SIGHUP). `propylon check` reads it and says everything that is
+wrong with it. Four lines are a whole gateway:
 
 ```toml
 [upstreams.app]
@@ -22,17 +22,18 @@ endpoints = ["127.0.0.1:8000"]
 upstream = "app"
 ```
 
-A reload takes over every change but those of keys marked as taking effect with a restart. A file that has any mistake changes nothing.
+A reload takes over every change but those of keys marked as taking effect with a restart. A file that has any mistake
+changes nothing.
 
 ## Values
 
-- **Durations** are one whole number and one unit: `"500ms"`, `"30s"`, `"5m"`, `"1h"`. **Sizes** are a number and a unit: `"512B"`,
-  `"8KiB"`, `"10MiB"` (powers of two), `"10MB"` (of ten). **Rates** are a size for each second: `"500B/s"`.
+- **Durations** are one whole number and one unit: `"500ms"`, `"30s"`, `"5m"`, `"1h"`. **Sizes** are a number and a unit:
+  `"512B"`, `"8KiB"`, `"10MiB"` (powers of two), `"10MB"` (of ten). **Rates** are a size for each second: `"500B/s"`.
 - **Any string** may take environment variables, `"${NAME}"` or `"${NAME:-default}"`; the default also stands in for a
-  variable that is empty. `$$` is a dollar sign. A variable that is not set and has no default is an error. A whole number or a boolean may be
-  given by such a string as well: `workers = "${WORKERS:-4}"`.
-- **`"file:/run/secrets/x"`** is the content of that file, without the newline at its end. A relative path is looked for beside the
-  configuration file.
+  variable that is empty. `$$` is a dollar sign. A variable that is not set and has no default is an error. A whole
+  number or a boolean may be given by such a string as well: `workers = "${WORKERS:-4}"`.
+- **`"file:/run/secrets/x"`** is the content of that file, without the newline at its end. A relative path is looked for
+  beside the configuration file.
 - **Unknown keys**, wrong types and names that lead nowhere are errors, all told at once.
 "#;
 
@@ -117,9 +118,11 @@ fn paragraphs(lines: &[&str]) -> String {
 
 fn write_presets(out: &mut String) {
     out.push_str(
-        "\n## Presets\n\nWhat `preset` fills in where the file says nothing. The head limits are those of the server, less the fields the \
-         gateway adds; a longer head is answered by the gateway instead of reaching a server that would refuse it.\n\n\
-         | preset | idle reuse | server closes idle after | requests a worker | client leaves | request line | field | fields |\n\
+        "\n## Presets\n\nWhat `preset` fills in where the file says nothing. The head limits are those of the server, \
+         less the fields the gateway adds;\na longer head is answered by the gateway instead of reaching a server that \
+         would refuse it.\n\n\
+         | preset | idle reuse | server closes idle after | requests a worker | client leaves | request line | field \
+         | fields |\n\
          |---|---|---|---|---|---|---|---|\n",
     );
     for (name, preset) in PRESETS {
@@ -151,7 +154,10 @@ fn write_presets(out: &mut String) {
 }
 
 fn write_later(out: &mut String, later: &[String]) {
-    out.push_str("\n## Not supported yet\n\nThese names are taken for what is to come. They are refused, so that nothing is left out in silence:\n");
+    out.push_str(
+        "\n## Not supported yet\n\nThese names are taken for what is to come. They are refused, so that nothing is left \
+         out in silence:\n",
+    );
     for path in later {
         let _ = write!(out, "\n- `{}`", in_file(path));
     }

@@ -253,6 +253,8 @@ impl<'a> Walk<'a> {
     pub fn wrong_type(&mut self, node: Node<'_>, expected: &str, found: &DeValue<'_>) {
         let hint = match found {
             DeValue::String(text) if expected == "a list" => format!(" (write `[{}]`)", quoted(text)),
+            DeValue::Table(_) if expected == "a list" => format!(" (write `[[{}]]`)", node.place),
+            DeValue::Array(_) if expected == "a table" => format!(" (write `[{}]`)", node.place),
             _ => String::new(),
         };
         self.report.problem(node.place, format!("expected {expected}; found {}{hint}", described(found)));

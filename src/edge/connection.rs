@@ -68,7 +68,12 @@ enum Ended {
 }
 
 /// Serves `connection` until it ends.
-pub async fn serve(mut connection: Box<Connection>, facts: Arc<ConnectionFacts>, mut engine: Engine, mut open: OpenConnection) {
+pub async fn serve(
+    mut connection: Box<Connection>,
+    facts: Arc<ConnectionFacts>,
+    mut engine: Engine,
+    mut open: OpenConnection,
+) {
     let give_back = Arc::new(GiveBack::default());
     // A client that has just come is owed an answer, also by a process that is leaving.
     let mut owed = Some(engine.shared.begin_exchange());
@@ -160,7 +165,15 @@ fn open_session(
         Ok(head) => Exchange::accepted(facts.clone(), snapshot, started.into_std(), head),
         Err(rejection) => {
             let exchange = Exchange::refused(facts.clone(), snapshot, started.into_std(), rejection);
-            (exchange, Accepted { request: placeholder(), body: BodyReader::length(0), keep_alive: false, expects_continue: false })
+            (
+                exchange,
+                Accepted {
+                    request: placeholder(),
+                    body: BodyReader::length(0),
+                    keep_alive: false,
+                    expects_continue: false,
+                },
+            )
         }
     };
     let exchange = Arc::new(exchange);
@@ -170,7 +183,8 @@ fn open_session(
 
 /// Stands where a request would, for a head that was none.
 fn placeholder() -> RequestHeader {
-    RequestHeader::build_no_case(http::Method::GET, b"/", Some(0)).unwrap_or_else(|_| unreachable!("a constant request"))
+    RequestHeader::build_no_case(http::Method::GET, b"/", Some(0))
+        .unwrap_or_else(|_| unreachable!("a constant request"))
 }
 
 /// Says that nothing more comes and reads on for a while, so that the answer is not lost to a reset.

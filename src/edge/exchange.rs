@@ -204,7 +204,12 @@ impl Outcome {
 impl Exchange {
     /// The exchange of a head that was understood, with the request and the body that go to the session.
     #[must_use]
-    pub fn accepted(facts: Arc<ConnectionFacts>, snapshot: Arc<Snapshot>, started: Instant, head: Head) -> (Self, Accepted) {
+    pub fn accepted(
+        facts: Arc<ConnectionFacts>,
+        snapshot: Arc<Snapshot>,
+        started: Instant,
+        head: Head,
+    ) -> (Self, Accepted) {
         let exchange = Self {
             facts,
             snapshot,

@@ -301,7 +301,8 @@ impl Fields {
         let (name, value) = line.split_at_checked(colon).unwrap_or_default();
         let value = trim(value.get(1..).unwrap_or_default());
         // Validates as RFC 9110 section 5.5: no control bytes but tab.
-        let value = HeaderValue::from_maybe_shared(head.slice_ref(value)).map_err(|_| malformed("invalid field value"))?;
+        let value =
+            HeaderValue::from_maybe_shared(head.slice_ref(value)).map_err(|_| malformed("invalid field value"))?;
         match classify(name) {
             FieldKind::Keep | FieldKind::UserAgent | FieldKind::Referer => self.keep(name, value)?,
             FieldKind::BadName => {

@@ -41,16 +41,18 @@ pub struct Bound {
 #[derive(Debug)]
 enum Listening {
     Tcp(TcpListener),
-    Unix(UnixListener, SocketFile),
+    Unix { listener: UnixListener, _file: SocketFile },
 }
 
 /// A socket file that goes when its listener does.
 #[derive(Debug)]
-struct SocketFile(PathBuf);
+struct SocketFile {
+    path: PathBuf,
+}
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        let _ = fs::remove_file(&self.0);
+        let _ = fs::remove_file(&self.path);
     }
 }
 
@@ -70,7 +72,8 @@ fn explain(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::AddrInUse => "the address is in use by another process".to_owned(),
         io::ErrorKind::PermissionDenied => {
-            "permission denied (ports below 1024 need CAP_NET_BIND_SERVICE; a socket file a writable directory)".to_owned()
+            "permission denied (ports below 1024 need CAP_NET_BIND_SERVICE; a socket file a writable directory)"
+                .to_owned()
         }
         io::ErrorKind::AddrNotAvailable => "no interface has this address".to_owned(),
         _ => error.to_string(),
@@ -96,9 +99,9 @@ fn bind_tcp(address: SocketAddr) -> io::Result<Bound> {
 fn bind_unix(path: &Path) -> io::Result<Bound> {
     free_socket_path(path)?;
     let listener = UnixListener::bind(path)?;
-    let file = SocketFile(path.to_path_buf());
+    let file = SocketFile { path: path.to_path_buf() };
     fs::set_permissions(path, fs::Permissions::from_mode(0o666))?;
-    Ok(Bound { socket: Listening::Unix(listener, file), address: ListenAddr::Unix(path.to_path_buf()) })
+    Ok(Bound { socket: Listening::Unix { listener, _file: file }, address: ListenAddr::Unix(path.to_path_buf()) })
 }
 
 /// A Unix socket that only the owner of the process can connect to, from the moment it exists.
@@ -108,8 +111,12 @@ fn bind_unix(path: &Path) -> io::Result<Bound> {
 pub fn bind_private(path: &Path) -> Result<Bound, String> {
     // The mode of a socket file follows the umask, which is the process': between bind and chmod anybody could connect.
     // So it is made under another name, in a directory of its own, and moved into place.
-    let staged = stage(path).map_err(|error| format!("cannot listen on unix:{}: {}", path.display(), explain(&error)))?;
-    Ok(Bound { socket: Listening::Unix(staged, SocketFile(path.to_path_buf())), address: ListenAddr::Unix(path.to_path_buf()) })
+    let staged =
+        stage(path).map_err(|error| format!("cannot listen on unix:{}: {}", path.display(), explain(&error)))?;
+    Ok(Bound {
+        socket: Listening::Unix { listener: staged, _file: SocketFile { path: path.to_path_buf() } },
+        address: ListenAddr::Unix(path.to_path_buf()),
+    })
 }
 
 fn stage(path: &Path) -> io::Result<UnixListener> {
@@ -168,8 +175,12 @@ impl Listeners {
     }
 
     /// Serves what was bound, and stops what `wanted` no longer names. Open connections live on.
-    pub fn apply<F>(&mut self, wanted: &[ListenAddr], bound: Vec<(ListenAddr, Bound)>, serve: impl Fn(Bound, oneshot::Receiver<()>) -> F)
-    where
+    pub fn apply<F>(
+        &mut self,
+        wanted: &[ListenAddr],
+        bound: Vec<(ListenAddr, Bound)>,
+        serve: impl Fn(Bound, oneshot::Receiver<()>) -> F,
+    ) where
         F: Future<Output = ()> + Send + 'static,
     {
         self.running.retain(|address, running| {
@@ -256,7 +267,7 @@ impl Bound {
                 let _ = stream.set_nodelay(true);
                 Ok((Transport::Tcp(stream), Some(peer)))
             }
-            Listening::Unix(listener, _) => Ok((Transport::Unix(listener.accept().await?.0), None)),
+            Listening::Unix { listener, .. } => Ok((Transport::Unix(listener.accept().await?.0), None)),
         }
     }
 }

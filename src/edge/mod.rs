@@ -8,6 +8,6 @@ pub mod connection;
 pub mod exchange;
 pub mod head;
 pub mod listener;
+mod response_writer;
 pub mod session;
 pub mod transport;
-mod response_writer;

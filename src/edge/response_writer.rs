@@ -99,7 +99,9 @@ fn nominated(response: &ResponseHeader) -> Vec<HeaderName> {
     for value in response.headers.get_all(header::CONNECTION) {
         let options = ConnectionOptions::parse([value.as_bytes()]);
         if options.others {
-            names.extend(value.as_bytes().split(|b| *b == b',').filter_map(|n| HeaderName::from_bytes(n.trim_ascii()).ok()));
+            names.extend(
+                value.as_bytes().split(|b| *b == b',').filter_map(|n| HeaderName::from_bytes(n.trim_ascii()).ok()),
+            );
         }
     }
     names
@@ -210,7 +212,9 @@ mod tests {
         assert!(text.contains("\r\nDate: "), "{text}");
         assert!(text.ends_with("\r\nConnection: close\r\n\r\n"), "{text}");
         assert!(!text.contains("Content-Length"), "{text}");
-        assert!(head(&response(200, &[]), Framing::Length(0), Persistence::KeepSaid).contains("Connection: keep-alive\r\n"));
+        assert!(
+            head(&response(200, &[]), Framing::Length(0), Persistence::KeepSaid).contains("Connection: keep-alive\r\n")
+        );
     }
 
     #[test]

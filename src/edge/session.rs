@@ -63,6 +63,7 @@ impl GiveBack {
 
 /// One request of an HTTP/1.x client.
 #[derive(Debug)]
+#[allow(clippy::struct_excessive_bools)] // Independent facts, each read in one place.
 pub struct Session {
     /// None once given back.
     connection: Option<Box<Connection>>,
@@ -89,7 +90,12 @@ pub struct Session {
 impl Session {
     /// The session of an accepted request.
     #[must_use]
-    pub fn new(connection: Box<Connection>, give_back: Arc<GiveBack>, exchange: Arc<Exchange>, accepted: Accepted) -> Self {
+    pub fn new(
+        connection: Box<Connection>,
+        give_back: Arc<GiveBack>,
+        exchange: Arc<Exchange>,
+        accepted: Accepted,
+    ) -> Self {
         let Accepted { request, body, keep_alive, expects_continue } = accepted;
         Self {
             connection: Some(connection),
@@ -143,7 +149,8 @@ impl Session {
         let since = *self.body_since.get_or_insert_with(Instant::now);
         let client = self.exchange.client();
         let received = self.exchange.outcome.body_bytes();
-        let deadline = || (Instant::now() + client.body_idle_timeout).min(since + slowest(received, client.body_min_rate));
+        let deadline =
+            || (Instant::now() + client.body_idle_timeout).min(since + slowest(received, client.body_min_rate));
         connection.buf.reserve(BODY_READ);
         match before(deadline, connection.transport.read_into(&mut connection.buf)).await {
             Some(Ok(1..)) => Ok(()),
@@ -176,7 +183,8 @@ impl Session {
 
     async fn client_leaves(&mut self) -> Result<()> {
         loop {
-            let Some(connection) = self.connection.as_mut().filter(|c| !self.discarding && c.buf.len() < PIPELINED_MAX) else {
+            let Some(connection) = self.connection.as_mut().filter(|c| !self.discarding && c.buf.len() < PIPELINED_MAX)
+            else {
                 return pending().await;
             };
             // Readiness first: no buffer is needed for a client that just waits.
@@ -207,12 +215,17 @@ impl Session {
             return Ok(());
         }
         let Some(framing) = Framing::of(&response, &self.method, self.version) else {
-            return self.fail(Reason::UpstreamInvalid, ErrorType::InvalidHTTPHeader, "invalid Content-Length in response");
+            return self.fail(
+                Reason::UpstreamInvalid,
+                ErrorType::InvalidHTTPHeader,
+                "invalid Content-Length in response",
+            );
         };
         // A client that still waits for 100 may send its body or not: what follows would have two readings.
         self.keep_alive &= framing != Framing::UntilClose
             && !self.expects_continue
             && !self.exchange.control.closes_connection()
+            && !self.exchange.client().keepalive_timeout.is_zero()
             && !self.exchange.snapshot.shared.is_draining();
         let persistence = match (self.keep_alive, self.version) {
             (false, _) => Persistence::Close,
@@ -232,7 +245,13 @@ impl Session {
         match &mut self.framing {
             Framing::Length(left) => match left.checked_sub(data.len() as u64) {
                 Some(rest) => *left = rest,
-                None => return self.fail(Reason::UpstreamInvalid, ErrorType::InvalidHTTPHeader, "more body than Content-Length"),
+                None => {
+                    return self.fail(
+                        Reason::UpstreamInvalid,
+                        ErrorType::InvalidHTTPHeader,
+                        "more body than Content-Length",
+                    );
+                }
             },
             Framing::Chunked => put_chunk_size(&mut self.out, data.len()),
             Framing::UntilClose | Framing::None => {}

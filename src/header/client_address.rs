@@ -36,8 +36,7 @@ impl Peer {
     /// Whether its forwarding fields are believed.
     #[must_use]
     pub fn is_trusted(self, trusted: &TrustedProxies) -> bool {
-        self.ip()
-            .map_or(trusted.unix, |ip| is_trusted_ip(ip, trusted))
+        self.ip().map_or(trusted.unix, |ip| is_trusted_ip(ip, trusted))
     }
 }
 
@@ -85,12 +84,7 @@ pub struct Origin<'a> {
 /// proxy wrote about the client, even where it hides the client's address.
 ///
 /// Allocates nothing.
-pub fn resolve<'a, I>(
-    peer: Peer,
-    listener_https: bool,
-    trusted: &TrustedProxies,
-    claims: Claims<I>,
-) -> Origin<'a>
+pub fn resolve<'a, I>(peer: Peer, listener_https: bool, trusted: &TrustedProxies, claims: Claims<I>) -> Origin<'a>
 where
     I: DoubleEndedIterator<Item = &'a [u8]>,
 {
@@ -108,16 +102,11 @@ where
     let mut said = forwarded::Element::default();
     if chain.peek().is_some() {
         let entries = chain.flat_map(|line| line.rsplit(|&byte| byte == b','));
-        let entries = entries
-            .map(<[u8]>::trim_ascii)
-            .filter(|entry| !entry.is_empty());
+        let entries = entries.map(<[u8]>::trim_ascii).filter(|entry| !entry.is_empty());
         let client = walk(entries.map(parse_node), |&ip| is_trusted_ip(ip, trusted));
         origin.client = client.or(origin.client);
     } else {
-        let elements = claims
-            .forwarded
-            .rev()
-            .flat_map(forwarded::elements_from_right);
+        let elements = claims.forwarded.rev().flat_map(forwarded::elements_from_right);
         let believed = walk(elements, |element| {
             origin.client = element.node.or(origin.client);
             element.node.is_some_and(|ip| is_trusted_ip(ip, trusted))
@@ -132,10 +121,7 @@ where
 }
 
 /// Follows a chain from our side: the entry at which belief ends, or the last good one.
-fn walk<T>(
-    entries: impl Iterator<Item = Option<T>>,
-    mut is_trusted: impl FnMut(&T) -> bool,
-) -> Option<T> {
+fn walk<T>(entries: impl Iterator<Item = Option<T>>, mut is_trusted: impl FnMut(&T) -> bool) -> Option<T> {
     let mut last = None;
     for entry in entries.take(HOPS_MAX).map_while(|entry| entry) {
         let go_on = is_trusted(&entry);
@@ -155,9 +141,7 @@ fn is_trusted_ip(ip: IpAddr, trusted: &TrustedProxies) -> bool {
 /// Takes `1.2.3.4`, `2001:db8::1` or `[2001:db8::1]`, the first and the last with or without a port.
 pub(super) fn parse_node(node: &[u8]) -> Option<IpAddr> {
     // Longer than any address with its port: not worth looking at.
-    let text = std::str::from_utf8(node)
-        .ok()
-        .filter(|text| text.len() <= 64)?;
+    let text = std::str::from_utf8(node).ok().filter(|text| text.len() <= 64)?;
     if let Some(bracketed) = text.strip_prefix('[') {
         let (address, port) = bracketed.split_once(']')?;
         let port_fits = port.is_empty() || port.strip_prefix(':').is_some_and(is_node_port);
@@ -165,9 +149,7 @@ pub(super) fn parse_node(node: &[u8]) -> Option<IpAddr> {
         return Some(IpAddr::V6(address).to_canonical());
     }
     match text.split_once(':') {
-        Some((address, port)) if is_node_port(port) => {
-            address.parse::<Ipv4Addr>().ok().map(IpAddr::V4)
-        }
+        Some((address, port)) if is_node_port(port) => address.parse::<Ipv4Addr>().ok().map(IpAddr::V4),
         _ => text.parse::<IpAddr>().ok().map(|ip| ip.to_canonical()),
     }
 }
@@ -175,9 +157,7 @@ pub(super) fn parse_node(node: &[u8]) -> Option<IpAddr> {
 /// RFC 7239 section 6: digits, or `_` and a name.
 fn is_node_port(port: &str) -> bool {
     match port.strip_prefix('_') {
-        Some(name) => name
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte)),
+        Some(name) => name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte)),
         None => matches!(port.len(), 1..=5) && port.bytes().all(|byte| byte.is_ascii_digit()),
     }
 }
@@ -205,10 +185,5 @@ fn parse_port(value: &[u8]) -> Option<u16> {
 }
 
 #[cfg(test)]
-#[allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing
-)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 mod tests;

@@ -124,12 +124,7 @@ fn unquote(value: &[u8]) -> Option<&[u8]> {
 }
 
 #[cfg(test)]
-#[allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing
-)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
@@ -139,28 +134,15 @@ mod tests {
     }
 
     fn node(text: &str) -> Element<'_> {
-        Element {
-            node: Some(text.parse().unwrap()),
-            ..Element::default()
-        }
+        Element { node: Some(text.parse().unwrap()), ..Element::default() }
     }
 
     #[test]
     fn reads_from_the_right() {
-        let line = r#"for=192.0.2.43, For="[2001:db8:cafe::17]:4711";proto=https ; by=_x;Host="a.b:80", ,for=10.0.0.1:_p"#;
-        let middle = Element {
-            proto: Some(b"https"),
-            host: Some(b"a.b:80"),
-            ..node("2001:db8:cafe::17")
-        };
-        assert_eq!(
-            read(line),
-            [
-                Some(node("10.0.0.1")),
-                Some(middle),
-                Some(node("192.0.2.43"))
-            ]
-        );
+        let line =
+            r#"for=192.0.2.43, For="[2001:db8:cafe::17]:4711";proto=https ; by=_x;Host="a.b:80", ,for=10.0.0.1:_p"#;
+        let middle = Element { proto: Some(b"https"), host: Some(b"a.b:80"), ..node("2001:db8:cafe::17") };
+        assert_eq!(read(line), [Some(node("10.0.0.1")), Some(middle), Some(node("192.0.2.43"))]);
         assert_eq!(read(""), []);
         assert_eq!(read(" , ,"), []);
     }
@@ -171,38 +153,17 @@ mod tests {
         let line = r#"for=1.1.1.1;x="a,\"b;for=2.2.2.2\\", for="3.3.3.3""#;
         assert_eq!(read(line), [Some(node("3.3.3.3")), Some(node("1.1.1.1"))]);
         // An open quote on the left swallows nothing.
-        assert_eq!(
-            read(r#"for="6.6.6.6, for=1.1.1.1"#),
-            [Some(node("1.1.1.1")), None]
-        );
-        assert_eq!(
-            read(r#"for=6.6.6.6", for="1.1.1.1""#)[0],
-            Some(node("1.1.1.1"))
-        );
+        assert_eq!(read(r#"for="6.6.6.6, for=1.1.1.1"#), [Some(node("1.1.1.1")), None]);
+        assert_eq!(read(r#"for=6.6.6.6", for="1.1.1.1""#)[0], Some(node("1.1.1.1")));
     }
 
     #[test]
     fn without_an_address() {
-        for element in [
-            "for=unknown",
-            "for=_hidden",
-            "proto=https",
-            "for=\"1.1.1.1\\\"\"",
-        ] {
+        for element in ["for=unknown", "for=_hidden", "proto=https", "for=\"1.1.1.1\\\"\""] {
             let read = read(element);
-            assert!(
-                read[0].is_none_or(|element| element.node.is_none()),
-                "{element}"
-            );
+            assert!(read[0].is_none_or(|element| element.node.is_none()), "{element}");
         }
-        for element in [
-            "for",
-            "for=",
-            "for=1.1.1.1;for=2.2.2.2",
-            "for=unknown;for=2.2.2.2",
-            "proto=a;proto=b",
-            "\"",
-        ] {
+        for element in ["for", "for=", "for=1.1.1.1;for=2.2.2.2", "for=unknown;for=2.2.2.2", "proto=a;proto=b", "\""] {
             assert_eq!(read(element), [None], "{element}");
         }
     }

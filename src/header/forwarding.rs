@@ -74,10 +74,7 @@ impl Forwarding {
         let real_ip = self.client.clone().map(|ip| (X_REAL_IP, ip));
         let client = self.client.map(|ip| (X_FORWARDED_FOR, ip));
         let host = self.host.map(|host| (X_FORWARDED_HOST, host));
-        let always = [
-            (X_FORWARDED_PROTO, self.proto),
-            (X_FORWARDED_PORT, self.port),
-        ];
+        let always = [(X_FORWARDED_PROTO, self.proto), (X_FORWARDED_PORT, self.port)];
         client.into_iter().chain(real_ip).chain(host).chain(always)
     }
 }
@@ -104,50 +101,26 @@ fn port_value(port: u16) -> HeaderValue {
 }
 
 #[cfg(test)]
-#[allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing
-)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const PLAIN: Listener = Listener {
-        port: Some(8000),
-        https: false,
-    };
+    const PLAIN: Listener = Listener { port: Some(8000), https: false };
 
     fn origin(client: Option<&str>, https: bool, port: Option<u16>) -> Origin<'static> {
-        Origin {
-            client: client.map(|ip| ip.parse().unwrap()),
-            peer_trusted: true,
-            https,
-            forwarded_host: None,
-            port,
-        }
+        Origin { client: client.map(|ip| ip.parse().unwrap()), peer_trusted: true, https, forwarded_host: None, port }
     }
 
     fn fields(origin: &Origin<'_>, host: Option<(&str, Option<u16>)>) -> Vec<(String, String)> {
         let value = host.map(|(value, port)| (HeaderValue::from_str(value).unwrap(), port));
-        let host = value
-            .as_ref()
-            .map(|(value, port)| Authority { value, port: *port });
-        let text = |(name, value): (HeaderName, HeaderValue)| {
-            (name.to_string(), value.to_str().unwrap().to_owned())
-        };
-        Forwarding::new(origin, PLAIN, host)
-            .into_fields()
-            .map(text)
-            .collect()
+        let host = value.as_ref().map(|(value, port)| Authority { value, port: *port });
+        let text = |(name, value): (HeaderName, HeaderValue)| (name.to_string(), value.to_str().unwrap().to_owned());
+        Forwarding::new(origin, PLAIN, host).into_fields().map(text).collect()
     }
 
     fn owned(fields: &[(&str, &str)]) -> Vec<(String, String)> {
-        fields
-            .iter()
-            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
-            .collect()
+        fields.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
     }
 
     #[test]
@@ -178,10 +151,7 @@ mod tests {
         assert_eq!(port(origin(None, true, None), None), "443");
         assert_eq!(port(origin(None, true, Some(8080)), bare), "8080");
         assert_eq!(port(origin(None, false, None), Some(("a:9", Some(9)))), "9");
-        assert_eq!(
-            port(origin(None, false, Some(65535)), Some(("a:9", Some(9)))),
-            "65535"
-        );
+        assert_eq!(port(origin(None, false, Some(65535)), Some(("a:9", Some(9)))), "65535");
     }
 
     proptest! {

@@ -41,10 +41,7 @@ impl ConnectionOptions {
 /// the way is another message.
 #[must_use]
 pub fn connection_lists(values: &[&[u8]], name: &[u8]) -> bool {
-    let listed = values
-        .iter()
-        .flat_map(|value| options(value))
-        .any(|option| option.eq_ignore_ascii_case(name));
+    let listed = values.iter().flat_map(|value| options(value)).any(|option| option.eq_ignore_ascii_case(name));
     listed && !is_protected(name)
 }
 
@@ -66,32 +63,19 @@ pub fn is_hop_by_hop_response(name: &[u8]) -> bool {
 }
 
 fn is_protected(name: &[u8]) -> bool {
-    is_one_of(
-        name,
-        &["host", "content-length", "transfer-encoding", "expect"],
-    )
+    is_one_of(name, &["host", "content-length", "transfer-encoding", "expect"])
 }
 
 fn is_one_of(name: &[u8], known: &[&str]) -> bool {
-    known
-        .iter()
-        .any(|known| known.as_bytes().eq_ignore_ascii_case(name))
+    known.iter().any(|known| known.as_bytes().eq_ignore_ascii_case(name))
 }
 
 fn options(value: &[u8]) -> impl Iterator<Item = &[u8]> {
-    value
-        .split(|&byte| byte == b',')
-        .map(<[u8]>::trim_ascii)
-        .filter(|option| !option.is_empty())
+    value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii).filter(|option| !option.is_empty())
 }
 
 #[cfg(test)]
-#[allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing
-)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
@@ -105,30 +89,12 @@ mod tests {
         let none = ConnectionOptions::default();
         assert_eq!(parse(&[]), none);
         assert_eq!(parse(&[" , ", ""]), none);
-        assert_eq!(
-            parse(&["Keep-Alive"]),
-            ConnectionOptions {
-                keep_alive: true,
-                ..none
-            }
-        );
+        assert_eq!(parse(&["Keep-Alive"]), ConnectionOptions { keep_alive: true, ..none });
         assert_eq!(
             parse(&["keep-alive ,UPGRADE", "X-A"]),
-            ConnectionOptions {
-                keep_alive: true,
-                upgrade: true,
-                others: true,
-                ..none
-            }
+            ConnectionOptions { keep_alive: true, upgrade: true, others: true, ..none }
         );
-        assert_eq!(
-            parse(&["close", "closed"]),
-            ConnectionOptions {
-                close: true,
-                others: true,
-                ..none
-            }
-        );
+        assert_eq!(parse(&["close", "closed"]), ConnectionOptions { close: true, others: true, ..none });
     }
 
     #[test]
@@ -143,25 +109,11 @@ mod tests {
 
     #[test]
     fn response_fields() {
-        for name in [
-            "Connection",
-            "keep-alive",
-            "Transfer-Encoding",
-            "TE",
-            "Trailer",
-            "Upgrade",
-            "Proxy-Authenticate",
-        ] {
+        for name in ["Connection", "keep-alive", "Transfer-Encoding", "TE", "Trailer", "Upgrade", "Proxy-Authenticate"]
+        {
             assert!(is_hop_by_hop_response(name.as_bytes()), "{name}");
         }
-        for name in [
-            "Content-Length",
-            "Date",
-            "Set-Cookie",
-            "WWW-Authenticate",
-            "",
-            "Connections",
-        ] {
+        for name in ["Content-Length", "Date", "Set-Cookie", "WWW-Authenticate", "", "Connections"] {
             assert!(!is_hop_by_hop_response(name.as_bytes()), "{name}");
         }
     }

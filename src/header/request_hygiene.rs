@@ -54,11 +54,7 @@ use FieldKind as Kind;
 /// One pass over the name, then a comparison with the few known names of its length.
 #[must_use]
 pub fn classify(name: &[u8]) -> FieldKind {
-    if name.is_empty()
-        || !name
-            .iter()
-            .all(|&byte| byte.is_ascii_alphanumeric() || byte == b'-')
-    {
+    if name.is_empty() || !name.iter().all(|&byte| byte.is_ascii_alphanumeric() || byte == b'-') {
         return Kind::BadName;
     }
     if let [b'X' | b'x', b'-', rest @ ..] = name {
@@ -69,20 +65,9 @@ pub fn classify(name: &[u8]) -> FieldKind {
         4 => &[("host", Kind::Host)],
         5 => &[("proxy", Kind::Spoofable)],
         6 => &[("expect", Kind::Expect)],
-        7 => &[
-            ("referer", Kind::Referer),
-            ("upgrade", Kind::Upgrade),
-            ("trailer", Kind::HopByHop),
-        ],
-        9 => &[
-            ("forwarded", Kind::Forwarded),
-            ("client-ip", Kind::Spoofable),
-        ],
-        10 => &[
-            ("user-agent", Kind::UserAgent),
-            ("connection", Kind::Connection),
-            ("keep-alive", Kind::HopByHop),
-        ],
+        7 => &[("referer", Kind::Referer), ("upgrade", Kind::Upgrade), ("trailer", Kind::HopByHop)],
+        9 => &[("forwarded", Kind::Forwarded), ("client-ip", Kind::Spoofable)],
+        10 => &[("user-agent", Kind::UserAgent), ("connection", Kind::Connection), ("keep-alive", Kind::HopByHop)],
         13 => &[("forwarded-for", Kind::Spoofable)],
         14 => &[
             ("content-length", Kind::ContentLength),
@@ -96,10 +81,7 @@ pub fn classify(name: &[u8]) -> FieldKind {
             ("fastly-client-ip", Kind::Spoofable),
         ],
         17 => &[("transfer-encoding", Kind::TransferEncoding)],
-        18 => &[
-            ("cf-connecting-ipv6", Kind::Spoofable),
-            ("proxy-authenticate", Kind::HopByHop),
-        ],
+        18 => &[("cf-connecting-ipv6", Kind::Spoofable), ("proxy-authenticate", Kind::HopByHop)],
         19 => &[("proxy-authorization", Kind::HopByHop)],
         _ => &[],
     };
@@ -110,9 +92,7 @@ pub fn classify(name: &[u8]) -> FieldKind {
 fn classify_x(rest: &[u8]) -> FieldKind {
     let behind = |prefix: &str| {
         let (start, behind) = rest.split_at_checked(prefix.len())?;
-        start
-            .eq_ignore_ascii_case(prefix.as_bytes())
-            .then_some(behind)
+        start.eq_ignore_ascii_case(prefix.as_bytes()).then_some(behind)
     };
     match rest.first().map(u8::to_ascii_lowercase) {
         Some(b'f') => match behind("forwarded") {
@@ -126,22 +106,10 @@ fn classify_x(rest: &[u8]) -> FieldKind {
                 6 => &[("scheme", Kind::Spoofable)],
                 7 => &[("real-ip", Kind::Spoofable)],
                 9 => &[("client-ip", Kind::Spoofable)],
-                10 => &[
-                    ("request-id", Kind::RequestId),
-                    ("url-scheme", Kind::Spoofable),
-                ],
-                11 => &[
-                    ("rewrite-url", Kind::Spoofable),
-                    ("queue-start", Kind::Spoofable),
-                ],
-                12 => &[
-                    ("original-url", Kind::Spoofable),
-                    ("original-uri", Kind::Spoofable),
-                ],
-                13 => &[
-                    ("request-start", Kind::Spoofable),
-                    ("original-host", Kind::Spoofable),
-                ],
+                10 => &[("request-id", Kind::RequestId), ("url-scheme", Kind::Spoofable)],
+                11 => &[("rewrite-url", Kind::Spoofable), ("queue-start", Kind::Spoofable)],
+                12 => &[("original-url", Kind::Spoofable), ("original-uri", Kind::Spoofable)],
+                13 => &[("request-start", Kind::Spoofable), ("original-host", Kind::Spoofable)],
                 17 => &[("cluster-client-ip", Kind::Spoofable)],
                 22 => &[("original-forwarded-for", Kind::Spoofable)],
                 _ => &[],
@@ -157,10 +125,7 @@ fn classify_x(rest: &[u8]) -> FieldKind {
 fn classify_forwarded(tail: &[u8]) -> FieldKind {
     let known: &[(&str, Kind)] = match tail.len() {
         4 => &[("-for", Kind::ForwardedFor)],
-        5 => &[
-            ("-host", Kind::ForwardedHost),
-            ("-port", Kind::ForwardedPort),
-        ],
+        5 => &[("-host", Kind::ForwardedHost), ("-port", Kind::ForwardedPort)],
         6 => &[("-proto", Kind::ForwardedProto)],
         _ => &[],
     };
@@ -171,19 +136,11 @@ fn classify_forwarded(tail: &[u8]) -> FieldKind {
 }
 
 fn look_up(name: &[u8], known: &[(&str, FieldKind)]) -> FieldKind {
-    known
-        .iter()
-        .find(|(known, _)| known.as_bytes().eq_ignore_ascii_case(name))
-        .map_or(Kind::Keep, |&(_, kind)| kind)
+    known.iter().find(|(known, _)| known.as_bytes().eq_ignore_ascii_case(name)).map_or(Kind::Keep, |&(_, kind)| kind)
 }
 
 #[cfg(test)]
-#[allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing
-)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
@@ -259,17 +216,12 @@ mod tests {
 
     fn naive(name: &str) -> FieldKind {
         let lower = name.to_ascii_lowercase();
-        let known = NAMES
-            .iter()
-            .find(|(known, _)| known.eq_ignore_ascii_case(name));
+        let known = NAMES.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
         if name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-') {
             Kind::BadName
         } else if let Some(&(_, kind)) = known {
             kind
-        } else if ["x-forwarded-", "x-accel-", "x-sendfile"]
-            .iter()
-            .any(|prefix| lower.starts_with(prefix))
-        {
+        } else if ["x-forwarded-", "x-accel-", "x-sendfile"].iter().any(|prefix| lower.starts_with(prefix)) {
             Kind::Spoofable
         } else {
             Kind::Keep
@@ -287,23 +239,12 @@ mod tests {
     /// Known names in any case, whole or with something cut off, put on or changed.
     fn some_name() -> impl Strategy<Value = String> {
         let known = prop::sample::select(NAMES).prop_map(|(name, _)| name.to_owned());
-        let near = (
-            known,
-            prop::collection::vec(any::<bool>(), 32),
-            0..8_usize,
-            "[a-z_-]{0,2}",
-        );
+        let near = (known, prop::collection::vec(any::<bool>(), 32), 0..8_usize, "[a-z_-]{0,2}");
         near.prop_map(|(name, upper, cut, end)| {
             let cased = name
                 .chars()
                 .zip(upper.into_iter().cycle())
-                .map(|(c, upper)| {
-                    if upper {
-                        c.to_ascii_uppercase()
-                    } else {
-                        c.to_ascii_lowercase()
-                    }
-                });
+                .map(|(c, upper)| if upper { c.to_ascii_uppercase() } else { c.to_ascii_lowercase() });
             let cased: String = cased.collect();
             match cut {
                 0 => format!("{cased}{end}"),

@@ -30,9 +30,7 @@ pub fn generate() -> HeaderValue {
     let mut text = [0; Hyphenated::LENGTH];
     let text = Uuid::new_v4().hyphenated().encode_lower(&mut text);
     // Hexadecimal digits and hyphens always are a value.
-    HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static(
-        "00000000-0000-0000-0000-000000000000",
-    ))
+    HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static("00000000-0000-0000-0000-000000000000"))
 }
 
 fn accept(value: &[u8]) -> Option<HeaderValue> {
@@ -42,12 +40,7 @@ fn accept(value: &[u8]) -> Option<HeaderValue> {
 }
 
 #[cfg(test)]
-#[allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing
-)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 mod tests {
     use super::*;
     use proptest::prelude::*;

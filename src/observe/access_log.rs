@@ -55,12 +55,7 @@ impl AccessLog {
         let target = sink.target().clone();
         writer::spawn(Arc::clone(&queue), sink, Arc::clone(&metrics))?;
         let mode = AtomicU8::new(mode(&target, format));
-        Ok(Self {
-            queue,
-            mode,
-            target: Mutex::new(target),
-            metrics,
-        })
+        Ok(Self { queue, mode, target: Mutex::new(target), metrics })
     }
 
     /// Whether lines are written at all; where not, the caller may spare itself the entry.
@@ -125,11 +120,7 @@ impl Drop for AccessLog {
 }
 
 fn mode(target: &Target, format: Format) -> u8 {
-    if *target == Target::Off {
-        OFF
-    } else {
-        format as u8 + 1
-    }
+    if *target == Target::Off { OFF } else { format as u8 + 1 }
 }
 
 #[cfg(test)]

@@ -160,51 +160,25 @@ mod tests {
     #[test]
     fn known_times_in_all_shapes() {
         let time = at(1_795_255_200, 123_456);
-        assert_eq!(
-            text(write_rfc3339_micros, time),
-            "2026-11-21T10:00:00.123456Z"
-        );
+        assert_eq!(text(write_rfc3339_micros, time), "2026-11-21T10:00:00.123456Z");
         assert_eq!(text(write_rfc3339_millis, time), "2026-11-21T10:00:00.123Z");
         assert_eq!(text(write_common, time), "21/Nov/2026:10:00:00 +0000");
-        assert_eq!(
-            text(write_rfc3339_micros, at(0, 7)),
-            "1970-01-01T00:00:00.000007Z"
-        );
+        assert_eq!(text(write_rfc3339_micros, at(0, 7)), "1970-01-01T00:00:00.000007Z");
     }
 
     #[test]
     fn leap_days_and_turns_of_the_year() {
-        assert_eq!(
-            text(write_common, at(951_782_400, 0)),
-            "29/Feb/2000:00:00:00 +0000"
-        );
-        assert_eq!(
-            text(write_common, at(951_868_800, 0)),
-            "01/Mar/2000:00:00:00 +0000"
-        );
-        assert_eq!(
-            text(write_common, at(4_107_542_399, 0)),
-            "28/Feb/2100:23:59:59 +0000"
-        );
-        assert_eq!(
-            text(write_common, at(4_107_542_400, 0)),
-            "01/Mar/2100:00:00:00 +0000"
-        );
-        assert_eq!(
-            text(write_common, at(1_798_761_599, 0)),
-            "31/Dec/2026:23:59:59 +0000"
-        );
+        assert_eq!(text(write_common, at(951_782_400, 0)), "29/Feb/2000:00:00:00 +0000");
+        assert_eq!(text(write_common, at(951_868_800, 0)), "01/Mar/2000:00:00:00 +0000");
+        assert_eq!(text(write_common, at(4_107_542_399, 0)), "28/Feb/2100:23:59:59 +0000");
+        assert_eq!(text(write_common, at(4_107_542_400, 0)), "01/Mar/2100:00:00:00 +0000");
+        assert_eq!(text(write_common, at(1_798_761_599, 0)), "31/Dec/2026:23:59:59 +0000");
     }
 
     #[test]
     fn times_out_of_range_are_clamped() {
-        assert_eq!(
-            text(write_common, UNIX_EPOCH - Duration::from_secs(1)),
-            "01/Jan/1970:00:00:00 +0000"
-        );
-        assert!(
-            text(write_rfc3339_millis, at(LAST_SECOND + 5, 0)).starts_with("9999-12-31T23:59:59")
-        );
+        assert_eq!(text(write_common, UNIX_EPOCH - Duration::from_secs(1)), "01/Jan/1970:00:00:00 +0000");
+        assert!(text(write_rfc3339_millis, at(LAST_SECOND + 5, 0)).starts_with("9999-12-31T23:59:59"));
     }
 
     proptest! {

@@ -47,10 +47,7 @@ pub fn init(level: Level) -> Result<Logging, TryInitError> {
         .with_writer(std::io::stderr)
         // It would report a failed write with eprintln!, which panics when standard error is gone.
         .log_internal_errors(false);
-    tracing_subscriber::registry()
-        .with(filter)
-        .with(lines)
-        .try_init()?;
+    tracing_subscriber::registry().with(filter).with(lines).try_init()?;
     let logging = Logging { filter: handle };
     logging.set_level(level);
     Ok(logging)
@@ -66,14 +63,8 @@ impl Logging {
 }
 
 fn targets(level: Level) -> Targets {
-    let pingora = if level >= Level::DEBUG {
-        LevelFilter::from_level(level)
-    } else {
-        LevelFilter::OFF
-    };
-    Targets::new()
-        .with_default(level)
-        .with_target(PINGORA, pingora)
+    let pingora = if level >= Level::DEBUG { LevelFilter::from_level(level) } else { LevelFilter::OFF };
+    Targets::new().with_default(level).with_target(PINGORA, pingora)
 }
 
 /// Logs every panic at error, with its place, and counts it. Replaces the hook before, which wrote several lines.
@@ -86,10 +77,7 @@ pub fn install_panic_hook(metrics: Arc<Metrics>) {
 
 fn report(panic: &PanicHookInfo<'_>) {
     let cause = panic.payload_as_str().unwrap_or("not a text");
-    let location = panic
-        .location()
-        .map(ToString::to_string)
-        .unwrap_or_default();
+    let location = panic.location().map(ToString::to_string).unwrap_or_default();
     let thread = std::thread::current();
     let thread = thread.name().unwrap_or("unnamed");
     let backtrace = Backtrace::capture();

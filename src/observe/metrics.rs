@@ -21,9 +21,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 pub use endpoint::{EndpointInFlight, EndpointMetrics};
-pub use label::{
-    CheckResult, FieldDrop, Method, Refusal, Reload, Retry, StatusClass, UpstreamError,
-};
+pub use label::{CheckResult, FieldDrop, Method, Refusal, Reload, Retry, StatusClass, UpstreamError};
 pub use listener::{ListenerMetrics, OpenConnection};
 pub use route::{RequestInFlight, RouteMetrics};
 pub use upstream::UpstreamMetrics;
@@ -72,10 +70,7 @@ impl Metrics {
         Arc::new(Self {
             version: version.into(),
             rejection_reasons,
-            rejections: rejection_reasons
-                .iter()
-                .map(|_| AtomicU64::new(0))
-                .collect(),
+            rejections: rejection_reasons.iter().map(|_| AtomicU64::new(0)).collect(),
             fields_dropped: Default::default(),
             reloads: Default::default(),
             config_refused: AtomicBool::new(false),
@@ -97,31 +92,26 @@ impl Metrics {
     /// of requests without a route.
     #[must_use]
     pub fn route(&self, name: &str) -> Arc<RouteMetrics> {
-        self.routes
-            .get(name.to_owned(), |name| RouteMetrics::new(name))
+        self.routes.get(name.to_owned(), |name| RouteMetrics::new(name))
     }
 
     /// The handle of the upstream `name`; the same one for as long as anybody holds it.
     #[must_use]
     pub fn upstream(&self, name: &str) -> Arc<UpstreamMetrics> {
-        self.upstreams
-            .get(name.to_owned(), |name| UpstreamMetrics::new(name))
+        self.upstreams.get(name.to_owned(), |name| UpstreamMetrics::new(name))
     }
 
     /// The handle of `endpoint`, an address as it is to be shown, in `upstream`; the same one for as long as anybody holds it.
     #[must_use]
     pub fn endpoint(&self, upstream: &str, endpoint: &str) -> Arc<EndpointMetrics> {
         let key = (upstream.to_owned(), endpoint.to_owned());
-        self.endpoints.get(key, |(upstream, endpoint)| {
-            EndpointMetrics::new(upstream, endpoint)
-        })
+        self.endpoints.get(key, |(upstream, endpoint)| EndpointMetrics::new(upstream, endpoint))
     }
 
     /// The handle of the listener `name`, an address as it is to be shown; the same one for as long as anybody holds it.
     #[must_use]
     pub fn listener(&self, name: &str) -> Arc<ListenerMetrics> {
-        self.listeners
-            .get(name.to_owned(), |name| ListenerMetrics::new(name))
+        self.listeners.get(name.to_owned(), |name| ListenerMetrics::new(name))
     }
 
     /// Counts an answer of our own. `reason` is an index into the reasons given to [`Metrics::new`].
@@ -150,14 +140,10 @@ impl Metrics {
     }
 
     fn config_read(&self, generation: u64, now: SystemTime) {
-        let millis = now
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default()
-            .as_millis();
+        let millis = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
         self.config_refused.store(false, Relaxed);
         self.config_generation.store(generation, Relaxed);
-        self.config_read_millis
-            .store(u64::try_from(millis).unwrap_or(u64::MAX), Relaxed);
+        self.config_read_millis.store(u64::try_from(millis).unwrap_or(u64::MAX), Relaxed);
     }
 
     /// The page of `/metrics`: Prometheus text format 0.0.4, of the type [`CONTENT_TYPE`].
@@ -173,14 +159,8 @@ impl Metrics {
         upstream::write(&self.upstreams.all(), &mut page);
         listener::write(&self.listeners.all(), &mut page);
         self.write_config(&mut page);
-        page.single(
-            &table::ACCESS_LOG_DROPPED,
-            float(self.access_log_dropped.get()),
-        );
-        page.single(
-            &table::ACCESS_LOG_ERRORS,
-            float(self.access_log_errors.get()),
-        );
+        page.single(&table::ACCESS_LOG_DROPPED, float(self.access_log_dropped.get()));
+        page.single(&table::ACCESS_LOG_ERRORS, float(self.access_log_errors.get()));
         page.single(&table::PANICS, float(self.panics.get()));
         page.family(&table::BUILD_INFO, |samples| {
             samples.value(&[&self.version], 1.0);
@@ -207,10 +187,7 @@ impl Metrics {
         page.single(&table::CONFIG_LAST_RELOAD_SUCCESS, succeeded.into());
         let read = float(self.config_read_millis.load(Relaxed)) / 1e3;
         page.single(&table::CONFIG_LAST_RELOAD_SUCCESS_TIME, read);
-        page.single(
-            &table::CONFIG_GENERATION,
-            float(self.config_generation.load(Relaxed)),
-        );
+        page.single(&table::CONFIG_GENERATION, float(self.config_generation.load(Relaxed)));
         page.family(&table::CONFIG_RELOADS, |samples| {
             for (result, count) in Reload::ALL.iter().zip(&self.reloads) {
                 samples.count(&[result.text()], count.load(Relaxed));

@@ -84,7 +84,8 @@ fn bad_target(error: crate::route::target::TargetError) -> Rejection {
 /// An announced body is judged before anything is done for it; one that is not is counted as it comes.
 fn check_body(exchange: &Exchange, request: &RequestHeader, route: &Route) -> Result<(), Rejection> {
     exchange.control.set_max_body(route.max_body);
-    let announced = request.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    let announced =
+        request.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     match announced {
         Some(length) if length > route.max_body => {
             Err(Rejection::new(Reason::BodyTooLarge, format!("{length} of at most {} bytes", route.max_body)))
@@ -98,7 +99,8 @@ fn check_head(exchange: &Exchange, limits: Option<HeadLimits>) -> Result<(), Rej
     let Some(limits) = limits else { return Ok(()) };
     let size = exchange.size;
     if size.request_line > limits.request_line_max {
-        let detail = format!("request line of {} bytes, the server behind takes {}", size.request_line, limits.request_line_max);
+        let detail =
+            format!("request line of {} bytes, the server behind takes {}", size.request_line, limits.request_line_max);
         return Err(Rejection::new(Reason::RequestLineTooLong, detail));
     }
     if size.longest_field > limits.field_max {
@@ -112,7 +114,12 @@ fn check_head(exchange: &Exchange, limits: Option<HeadLimits>) -> Result<(), Rej
     Ok(())
 }
 
-fn location(template: &RedirectTemplate, host: Option<&Host<'_>>, path: &[u8], query: Option<&[u8]>) -> Result<HeaderValue, Rejection> {
+fn location(
+    template: &RedirectTemplate,
+    host: Option<&Host<'_>>,
+    path: &[u8],
+    query: Option<&[u8]>,
+) -> Result<HeaderValue, Rejection> {
     let mut location = Vec::new();
     for piece in &template.0 {
         match piece {

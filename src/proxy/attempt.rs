@@ -67,8 +67,13 @@ pub fn after_failed_connect(ctx: &mut Context, mut error: Box<Error>) -> Box<Err
     let endpoint = lease.endpoint();
     endpoint.metrics.record_error(connect_failure(&error));
     tracing::debug!(upstream = %upstream.config.name, endpoint = endpoint.label, %error, "connect failed");
-    active.rejection = Some(Rejection::new(Reason::UpstreamUnreachable, format!("{}: {}", endpoint.label, root_cause(&error))));
-    let untried = upstream.targets().list.iter().any(|target| !active.tried.iter().any(|e| std::sync::Arc::ptr_eq(e, &target.endpoint)));
+    active.rejection =
+        Some(Rejection::new(Reason::UpstreamUnreachable, format!("{}: {}", endpoint.label, root_cause(&error))));
+    let untried = upstream
+        .targets()
+        .list
+        .iter()
+        .any(|target| !active.tried.iter().any(|e| std::sync::Arc::ptr_eq(e, &target.endpoint)));
     if untried && active.connect_retries < upstream.config.retry.connect {
         active.connect_retries += 1;
         upstream.metrics.record_retry(Retry::Connect);
@@ -134,7 +139,9 @@ fn exchange_failure(error: &Error, fault: Option<Reason>) -> Option<UpstreamErro
 
 fn reason_for(kind: UpstreamError) -> Reason {
     match kind {
-        UpstreamError::ConnectRefused | UpstreamError::ConnectTimeout | UpstreamError::ConnectOther => Reason::UpstreamUnreachable,
+        UpstreamError::ConnectRefused | UpstreamError::ConnectTimeout | UpstreamError::ConnectOther => {
+            Reason::UpstreamUnreachable
+        }
         UpstreamError::Reset | UpstreamError::ClosedEarly => Reason::UpstreamClosed,
         UpstreamError::Timeout => Reason::UpstreamTimeout,
         UpstreamError::InvalidResponse => Reason::UpstreamInvalid,

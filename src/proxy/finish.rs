@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use http::header;
+use http::{HeaderValue, header};
 use pingora_proxy::Session;
 
 use crate::observe::access_log::Entry;
@@ -37,7 +37,10 @@ fn status(session: &Session, active: &Active) -> u16 {
     match session.response_written() {
         Some(response) => response.status.as_u16(),
         None if active.exchange.outcome.client_gone() => Reason::ClientClosed.status(),
-        None => active.answered.or(active.rejection.as_ref().map(|r| r.reason.status())).unwrap_or(Reason::ClientClosed.status()),
+        None => active
+            .answered
+            .or(active.rejection.as_ref().map(|r| r.reason.status()))
+            .unwrap_or(Reason::ClientClosed.status()),
     }
 }
 
@@ -67,7 +70,15 @@ fn report(session: &Session, active: &Active, status: u16) {
     if rejection.reason == Reason::Internal {
         tracing::error!(request_id, route, status, reason, detail, "request failed");
     } else if rejection.reason.is_ours_to_mend() {
-        tracing::warn!(request_id, route, status, reason, detail, sent = session.response_written().is_some(), "request failed");
+        tracing::warn!(
+            request_id,
+            route,
+            status,
+            reason,
+            detail,
+            sent = session.response_written().is_some(),
+            "request failed"
+        );
     } else {
         tracing::debug!(request_id, route, status, reason, detail, "request refused");
     }
@@ -80,7 +91,7 @@ fn write_line(session: &Session, active: &Active, status: u16, duration: Duratio
         return;
     }
     let request = session.req_header();
-    let field = |name| request.headers.get(name).map(|value: &http::HeaderValue| value.as_bytes());
+    let field = |name| request.headers.get(name).map(HeaderValue::as_bytes);
     let (path, query) = split_query(&exchange.target);
     let refused = exchange.refusal.is_some();
     let own_client = active.client == exchange.facts.peer.ip();
@@ -91,7 +102,7 @@ fn write_line(session: &Session, active: &Active, status: u16, duration: Duratio
         client: active.client,
         client_port: exchange.facts.peer_port.filter(|_| own_client),
         method: if refused { b"" } else { request.method.as_str().as_bytes() },
-        host: exchange.host.as_ref().map(|host| host.as_bytes()).unwrap_or_default(),
+        host: exchange.host.as_ref().map(HeaderValue::as_bytes).unwrap_or_default(),
         path,
         query,
         protocol: match (refused, request.version) {

@@ -112,7 +112,8 @@ pub async fn answer(session: &mut Session, active: &mut Active, answer: Answer) 
 
 /// Whether the next request on the connection could be misread, or would have to wait for a body nobody wants.
 fn ends_connection(reason: Reason, active: &Active) -> bool {
-    reason.ends_connection() || (reason == Reason::BodyTooLarge)
+    reason.ends_connection()
+        || (reason == Reason::BodyTooLarge)
         || (active.exchange.has_body && active.exchange.outcome.body_touched())
 }
 
@@ -196,7 +197,9 @@ fn rejection_for(active: &mut Active, error: &Error) -> Rejection {
     }
     match (outcome.fault(), error.esource(), error.etype()) {
         (Some(reason), ..) => Rejection::new(reason, error.etype().as_str().to_owned()),
-        (None, ErrorSource::Downstream, ErrorType::WriteError | ErrorType::ConnectionClosed) => Reason::ClientClosed.into(),
+        (None, ErrorSource::Downstream, ErrorType::WriteError | ErrorType::ConnectionClosed) => {
+            Reason::ClientClosed.into()
+        }
         _ => Rejection::new(Reason::Internal, error.to_string()),
     }
 }

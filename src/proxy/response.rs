@@ -30,7 +30,8 @@ pub fn judge(response: &mut ResponseHeader, active: &mut Active) -> Result<()> {
         return Error::e_explain(ErrorType::InvalidHTTPHeader, "X-Accel-Redirect");
     }
     // The rest of the family is for a proxy, not for its clients.
-    let instructions: Vec<HeaderName> = response.headers.keys().filter(|name| name.as_str().starts_with("x-accel-")).cloned().collect();
+    let instructions: Vec<HeaderName> =
+        response.headers.keys().filter(|name| name.as_str().starts_with("x-accel-")).cloned().collect();
     for name in instructions {
         response.remove_header(&name);
     }

@@ -67,15 +67,11 @@ impl<'a> Host<'a> {
         if value.first() == Some(&b'[') {
             return Self::parse_bracketed(value);
         }
-        let (name, port) =
-            match memchr::memchr(b':', value).and_then(|at| value.split_at_checked(at)) {
-                Some((name, port)) => (name, parse_port(port)?),
-                None => (value, None),
-            };
-        Ok(Self {
-            name: parse_name(name)?,
-            port,
-        })
+        let (name, port) = match memchr::memchr(b':', value).and_then(|at| value.split_at_checked(at)) {
+            Some((name, port)) => (name, parse_port(port)?),
+            None => (value, None),
+        };
+        Ok(Self { name: parse_name(name)?, port })
     }
 
     fn parse_bracketed(value: &[u8]) -> Result<Self, HostError> {
@@ -84,14 +80,9 @@ impl<'a> Host<'a> {
             .position(|&byte| byte == b']')
             .and_then(|end| Some((value.get(1..end)?, value.get(end + 1..)?)))
             .ok_or(HostError::InvalidAddress)?;
-        let address: Ipv6Addr = std::str::from_utf8(address)
-            .ok()
-            .and_then(|text| text.parse().ok())
-            .ok_or(HostError::InvalidAddress)?;
-        Ok(Self {
-            name: Cow::Owned(format!("[{address}]")),
-            port: parse_port(port)?,
-        })
+        let address: Ipv6Addr =
+            std::str::from_utf8(address).ok().and_then(|text| text.parse().ok()).ok_or(HostError::InvalidAddress)?;
+        Ok(Self { name: Cow::Owned(format!("[{address}]")), port: parse_port(port)? })
     }
 }
 
@@ -134,17 +125,12 @@ fn parse_name(name: &[u8]) -> Result<Cow<'_, str>, HostError> {
         return Err(HostError::EmptyLabel);
     }
     let text = std::str::from_utf8(name).map_err(|_| HostError::InvalidByte)?;
-    Ok(if upper {
-        Cow::Owned(text.to_ascii_lowercase())
-    } else {
-        Cow::Borrowed(text)
-    })
+    Ok(if upper { Cow::Owned(text.to_ascii_lowercase()) } else { Cow::Borrowed(text) })
 }
 
 /// The domains above a name, longest first: of `a.b.c`, `b.c` and `c`.
 pub(super) fn parents(name: &str) -> impl Iterator<Item = &str> {
-    name.match_indices('.')
-        .filter_map(|(at, _)| name.get(at + 1..))
+    name.match_indices('.').filter_map(|(at, _)| name.get(at + 1..))
 }
 
 /// Writes a pattern's host as [`Host::parse`] writes names, so that both compare byte by byte. An IPv6 address may come
@@ -175,10 +161,7 @@ impl AllowedHosts {
     /// An empty list allows every host.
     #[must_use]
     pub fn new(patterns: &[HostPattern]) -> Self {
-        let mut allowed = Self {
-            any: patterns.is_empty(),
-            ..Self::default()
-        };
+        let mut allowed = Self { any: patterns.is_empty(), ..Self::default() };
         for pattern in patterns {
             match normalise(pattern) {
                 HostPattern::Exact(name) => allowed.exact.insert(name),
@@ -194,19 +177,13 @@ impl AllowedHosts {
     pub fn allows(&self, name: Option<&str>) -> bool {
         self.any
             || name.is_some_and(|name| {
-                self.exact.contains(name)
-                    || parents(name).any(|domain| self.suffixes.contains(domain))
+                self.exact.contains(name) || parents(name).any(|domain| self.suffixes.contains(domain))
             })
     }
 }
 
 #[cfg(test)]
-#[allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing
-)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
@@ -230,10 +207,7 @@ mod tests {
         ] {
             assert_eq!(parsed(value), Ok((name.to_owned(), port)), "{value}");
         }
-        assert!(matches!(
-            Host::parse(b"a.b:1").unwrap().name,
-            Cow::Borrowed(_)
-        ));
+        assert!(matches!(Host::parse(b"a.b:1").unwrap().name, Cow::Borrowed(_)));
     }
 
     #[test]

@@ -88,9 +88,7 @@ impl Glob {
     #[must_use]
     pub fn matches(&self, path: &[u8]) -> bool {
         let mut rest = path.split(|&byte| byte == b'/');
-        self.segments
-            .iter()
-            .all(|segment| rest.next().is_some_and(|text| segment.matches(text)))
+        self.segments.iter().all(|segment| rest.next().is_some_and(|text| segment.matches(text)))
             && rest.next().is_some() == self.below
     }
 }
@@ -118,16 +116,11 @@ impl Segment {
         match self {
             Self::Literal(literal) => **literal == *text,
             Self::Wild { head, middle, tail } => {
-                let Some(mut rest) = text
-                    .strip_prefix(&**head)
-                    .and_then(|text| text.strip_suffix(&**tail))
-                else {
+                let Some(mut rest) = text.strip_prefix(&**head).and_then(|text| text.strip_suffix(&**tail)) else {
                     return false;
                 };
                 middle.iter().all(|literal| {
-                    let behind = literal
-                        .find(rest)
-                        .and_then(|at| rest.get(at + literal.needle().len()..));
+                    let behind = literal.find(rest).and_then(|at| rest.get(at + literal.needle().len()..));
                     rest = behind.unwrap_or_default();
                     behind.is_some()
                 })
@@ -137,12 +130,7 @@ impl Segment {
 }
 
 #[cfg(test)]
-#[allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing
-)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
@@ -190,11 +178,7 @@ mod tests {
             ("/*ab*ab*", "/ab", false),
             ("/*ab*ab*", "/xabyabz", true),
         ] {
-            assert_eq!(
-                Glob::new(glob).matches(path.as_bytes()),
-                matches,
-                "{glob} {path}"
-            );
+            assert_eq!(Glob::new(glob).matches(path.as_bytes()), matches, "{glob} {path}");
         }
     }
 

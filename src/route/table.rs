@@ -93,11 +93,7 @@ fn drafts(routes: &[Route]) -> Vec<Draft<'_>> {
             match places.entry((host.clone(), path_key(&route.path))) {
                 Entry::Vacant(place) => {
                     place.insert(drafts.len());
-                    drafts.push(Draft {
-                        host,
-                        path: &route.path,
-                        routes: vec![index],
-                    });
+                    drafts.push(Draft { host, path: &route.path, routes: vec![index] });
                 }
                 Entry::Occupied(place) => {
                     if let Some(draft) = drafts.get_mut(*place.get()) {
@@ -152,33 +148,22 @@ impl Paths {
     /// To be called once, after the last insertion.
     fn sort(&mut self) {
         // Stable, so that the order of the file decides between equals.
-        self.globs
-            .sort_by_key(|(glob, _)| Reverse(glob.literal_bytes()));
-        self.prefix_lengths
-            .sort_unstable_by_key(|&length| Reverse(length));
+        self.globs.sort_by_key(|(glob, _)| Reverse(glob.literal_bytes()));
+        self.prefix_lengths.sort_unstable_by_key(|&length| Reverse(length));
         self.prefix_lengths.dedup();
     }
 
     fn find(&self, path: &[u8]) -> Option<&Resource> {
         let glob = || first(&self.globs, |glob| glob.matches(path));
         let regex = || first(&self.regexes, |regex| regex.is_match(path));
-        self.exact
-            .get(path)
-            .or_else(glob)
-            .or_else(|| self.longest_prefix(path))
-            .or_else(regex)
+        self.exact.get(path).or_else(glob).or_else(|| self.longest_prefix(path)).or_else(regex)
     }
 
     /// Only lengths that occur are tried, and only where a segment begins behind them: neither the number of prefixes nor
     /// a path of thousands of slashes adds to the work.
     fn longest_prefix(&self, path: &[u8]) -> Option<&Resource> {
-        let candidates = self
-            .prefix_lengths
-            .iter()
-            .filter_map(|&length| path.get(..length));
-        candidates
-            .filter(|prefix| prefix.ends_with(b"/"))
-            .find_map(|prefix| self.prefixes.get(prefix))
+        let candidates = self.prefix_lengths.iter().filter_map(|&length| path.get(..length));
+        candidates.filter(|prefix| prefix.ends_with(b"/")).find_map(|prefix| self.prefixes.get(prefix))
     }
 }
 
@@ -241,10 +226,5 @@ impl Resource {
 }
 
 #[cfg(test)]
-#[allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing
-)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 mod tests;

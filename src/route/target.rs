@@ -95,11 +95,7 @@ pub fn decode_path(raw: &[u8]) -> Result<Cow<'_, [u8]>, TargetError> {
         }
         previous = byte;
     }
-    let path = if changes {
-        Cow::Owned(decode_all(raw)?)
-    } else {
-        Cow::Borrowed(raw)
-    };
+    let path = if changes { Cow::Owned(decode_all(raw)?) } else { Cow::Borrowed(raw) };
     if (dots || changes) && has_dot_segment(&path) {
         return Err(TargetError::DotSegment);
     }
@@ -193,17 +189,11 @@ fn hex(digit: u8) -> Option<u8> {
 }
 
 fn has_dot_segment(path: &[u8]) -> bool {
-    path.split(|&byte| byte == b'/')
-        .any(|segment| matches!(segment, b"." | b".."))
+    path.split(|&byte| byte == b'/').any(|segment| matches!(segment, b"." | b".."))
 }
 
 #[cfg(test)]
-#[allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing
-)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
@@ -270,10 +260,7 @@ mod tests {
     #[test]
     fn borrows_what_needs_no_change() {
         for raw in ["/", "/a/b.css", "/.well-known/x", "/a/"] {
-            assert!(
-                matches!(decode_path(raw.as_bytes()), Ok(Cow::Borrowed(_))),
-                "{raw}"
-            );
+            assert!(matches!(decode_path(raw.as_bytes()), Ok(Cow::Borrowed(_))), "{raw}");
         }
     }
 

@@ -22,7 +22,11 @@ pub fn raise_limit(connections: usize) {
     if let Some(allowed) = getrlimit(Resource::Nofile).current
         && allowed < needed
     {
-        tracing::warn!(allowed, needed, "too few open files allowed for max_connections; raise the hard limit (LimitNOFILE, ulimit -Hn)");
+        tracing::warn!(
+            allowed,
+            needed,
+            "too few open files allowed for max_connections; raise the hard limit (LimitNOFILE, ulimit -Hn)"
+        );
     }
 }
 

@@ -59,7 +59,11 @@ impl Reloader {
         match self.load(&path, &old, &mut listeners).await {
             Ok((new, report)) => {
                 metrics.record_reload(Reload::Applied, new.generation, SystemTime::now());
-                tracing::info!(generation = new.generation, "configuration reloaded: {}", report.trim().replace('\n', "; "));
+                tracing::info!(
+                    generation = new.generation,
+                    "configuration reloaded: {}",
+                    report.trim().replace('\n', "; ")
+                );
                 Ok(report)
             }
             Err(problems) => {
@@ -120,6 +124,7 @@ fn open_log(old: &Config, new: &Config) -> Result<Option<crate::observe::access_
     if old.log.access == new.log.access && old.log.format == new.log.format {
         return Ok(None);
     }
-    let sink = target(&new.log.access).open().map_err(|error| format!("log.access: cannot open the access log: {error}"))?;
+    let sink =
+        target(&new.log.access).open().map_err(|error| format!("log.access: cannot open the access log: {error}"))?;
     Ok(Some(sink))
 }

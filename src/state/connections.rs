@@ -117,7 +117,10 @@ mod tests {
     async fn room_is_waited_for() {
         let connections = Arc::new(Connections::default());
         let permit = connections.enter(None, 0);
-        let waiting = { let connections = connections.clone(); tokio::spawn(async move { connections.room(|| 1).await }) };
+        let waiting = {
+            let connections = connections.clone();
+            tokio::spawn(async move { connections.room(|| 1).await })
+        };
         tokio::task::yield_now().await;
         assert!(!waiting.is_finished());
         drop(permit);

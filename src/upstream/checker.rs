@@ -87,8 +87,12 @@ impl Checker {
         let passed = matches!(result, CheckResult::Pass);
         let upstream = &*self.upstream;
         match endpoint.record_check(passed, self.health.rise, self.health.fall) {
-            Some(Transition::Up) => tracing::info!(upstream, endpoint = endpoint.label, "endpoint is healthy again"),
-            Some(Transition::Down) => tracing::warn!(upstream, endpoint = endpoint.label, error, "endpoint is unhealthy"),
+            Some(Transition::Up) => {
+                tracing::info!(upstream, endpoint = endpoint.label, "endpoint is healthy again");
+            }
+            Some(Transition::Down) => {
+                tracing::warn!(upstream, endpoint = endpoint.label, error, "endpoint is unhealthy");
+            }
             None if !passed => tracing::debug!(upstream, endpoint = endpoint.label, error, "health check failed"),
             None => {}
         }
@@ -131,7 +135,11 @@ fn http_probe(peer: &HttpPeer, health: &model::Health, path: &str) -> Probe {
     let expect = health.expect.clone();
     probe.validator = Some(Box::new(move |response| {
         let status = response.status.as_u16();
-        if expect.contains(status) { Ok(()) } else { Error::e_explain(ErrorType::HTTPStatus(status), "unexpected status") }
+        if expect.contains(status) {
+            Ok(())
+        } else {
+            Error::e_explain(ErrorType::HTTPStatus(status), "unexpected status")
+        }
     }));
     Box::new(probe)
 }

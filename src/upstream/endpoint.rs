@@ -130,12 +130,15 @@ impl Drop for Lease {
     }
 }
 
+/// A group's name and an address in it.
+type GroupAddress = (Arc<str>, Address);
+
 /// Finds the endpoints that exist, so that a reload goes on counting where it was.
 #[derive(Debug)]
 pub struct Registry {
     metrics: Arc<Metrics>,
     loads: Mutex<HashMap<Address, Weak<Load>>>,
-    endpoints: Mutex<HashMap<(Arc<str>, Address), Weak<Endpoint>>>,
+    endpoints: Mutex<HashMap<GroupAddress, Weak<Endpoint>>>,
 }
 
 impl Registry {

@@ -115,7 +115,9 @@ impl Upstream {
                 let endpoint = self.registry.endpoint(&self.config.name, address, self.config.capacity);
                 match peer::template(address, &self.config) {
                     Ok(peer) => list.push(Target { endpoint, weight: config.weight, backup: config.backup, peer }),
-                    Err(error) => tracing::error!(upstream = %self.config.name, endpoint = %address, %error, "unusable address"),
+                    Err(error) => {
+                        tracing::error!(upstream = %self.config.name, endpoint = %address, %error, "unusable address");
+                    }
                 }
             }
         }

@@ -17,11 +17,11 @@ pub(super) fn check(routes: &[Route], places: &[Option<Place>], report: &mut Rep
         let Some(place) = place else { continue };
         let same_path = by_path.entry(route.path.to_string()).or_default();
         if let Some((earlier, at)) =
-            same_path.iter().find(|(earlier, _)| share_host(earlier, route).is_some() && share_method(earlier, route))
+            same_path.iter().find(|(earlier, _)| share_host(earlier, route) && share_method(earlier, route))
         {
-            let host = share_host(earlier, route).flatten().map_or_else(|| "any host".to_owned(), ToString::to_string);
             let message = format!(
-                "is for the same requests as {at}: {host}, path {}, {}",
+                "is for the same requests as {at}: {}, path {}, {}",
+                host(earlier, route),
                 quoted(&route.path.to_string()),
                 methods(earlier, route)
             );
@@ -31,16 +31,21 @@ pub(super) fn check(routes: &[Route], places: &[Option<Place>], report: &mut Rep
     }
 }
 
-/// The host that both name; the inner `None` is any host.
-fn share_host<'a>(a: &'a Route, b: &Route) -> Option<Option<&'a HostPattern>> {
-    if a.hosts.is_empty() && b.hosts.is_empty() {
-        return Some(None);
-    }
-    a.hosts.iter().find(|host| b.hosts.contains(host)).map(Some)
+/// Routes for any host and routes for some are told apart by precedence, so they share none.
+fn share_host(a: &Route, b: &Route) -> bool {
+    (a.hosts.is_empty() && b.hosts.is_empty()) || shared_host(a, b).is_some()
+}
+
+fn shared_host<'a>(a: &'a Route, b: &Route) -> Option<&'a HostPattern> {
+    a.hosts.iter().find(|host| b.hosts.contains(host))
 }
 
 fn share_method(a: &Route, b: &Route) -> bool {
     a.methods.is_empty() || b.methods.is_empty() || a.methods.iter().any(|method| b.methods.contains(method))
+}
+
+fn host(a: &Route, b: &Route) -> String {
+    shared_host(a, b).map_or_else(|| "any host".to_owned(), ToString::to_string)
 }
 
 fn methods(a: &Route, b: &Route) -> String {

@@ -156,7 +156,8 @@ fn keepalive(written: Option<At<Keepalive>>, preset: Option<Preset>, report: &mu
                 );
             } else if after >= facts.closes_idle_after {
                 let limit = duration_text(facts.closes_idle_after);
-                report.warn(&written.place, format!("{name} closes idle connections after {limit} unless told otherwise: requests may meet a closing one"));
+                let risk = "unless told otherwise: requests may meet a closing one";
+                report.warn(&written.place, format!("{name} closes idle connections after {limit} {risk}"));
             }
             Some(after)
         }

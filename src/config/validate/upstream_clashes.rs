@@ -34,7 +34,7 @@ fn check_capacities(upstreams: &[Built], report: &mut Report) {
                 let here = described(upstream.value.capacity);
                 let there = described(earlier.value.capacity);
                 let message = format!(
-                    "{} has {here} here and {there} in {}; expected the same capacity, as requests are counted by address",
+                    "{} has {here} here and {there} in {}; requests are counted by address, so expected the same in both",
                     endpoint.addr, earlier.place
                 );
                 report.problem(place, message);

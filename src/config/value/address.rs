@@ -305,7 +305,9 @@ mod tests {
         }
 
         #[test]
-        fn endpoints_are_read_back(text in r"[a-z][a-z0-9-]{0,9}(\.[a-z]{1,5}){0,2}:[1-9][0-9]{0,3}|unix:(/[a-z@.:]{1,9}){1,3}|unix:@[a-z/]{1,20}") {
+        fn endpoints_are_read_back(
+            text in r"[a-z][a-z0-9-]{0,9}(\.[a-z]{1,5}){0,2}:[1-9][0-9]{0,3}|unix:(/[a-z@.:]{1,9}){1,3}|unix:@[a-z/]{1,20}",
+        ) {
             if let Ok(endpoint) = EndpointAddr::parse(&text) {
                 prop_assert_eq!(EndpointAddr::parse(&endpoint.to_string()), Ok(endpoint));
             }
@@ -313,7 +315,8 @@ mod tests {
 
         #[test]
         fn never_panics(text in r"(unix:|\[|::|[0-9.:]|.){0,12}") {
-            let _ = (ListenAddr::parse(&text), EndpointAddr::parse(&text), TrustedPeer::parse(&text), NameServer::parse(&text));
+            let _ = (ListenAddr::parse(&text), EndpointAddr::parse(&text));
+            let _ = (TrustedPeer::parse(&text), NameServer::parse(&text));
         }
     }
 }

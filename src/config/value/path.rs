@@ -106,9 +106,8 @@ pub fn is_inside(pattern: &PathPattern, prefix: &str) -> bool {
     let below = |text: &str| text.strip_prefix(prefix).is_some_and(|rest| rest.starts_with('/'));
     match pattern {
         PathPattern::Exact(path) => path == prefix || below(path),
-        PathPattern::Prefix(path) => below(path),
-        // The prefix holds no `*`, so it lies within the literal part.
-        PathPattern::Glob(path) => path == prefix || below(path),
+        // The prefix holds no `*`, so it lies within the literal part of a glob.
+        PathPattern::Prefix(path) | PathPattern::Glob(path) => below(path),
         PathPattern::Regex(regex) => starts_literally(regex.as_str(), prefix),
     }
 }

@@ -33,10 +33,11 @@ impl Text for RedirectTemplate {
     const EXPECTED: &'static str = "a target such as \"https://new.example.com{path}{query}\" or \"/new/\"";
 
     fn parse(text: &str) -> Result<Self, Reject> {
-        let local = text.starts_with('/');
+        // The path begins with one slash and no more when a target begins with it.
+        let local = text.starts_with('/') || text.starts_with("{path}");
         let authority = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
         if !local && authority.is_none() {
-            return Err(Reject::because("it starts with \"/\", \"http://\" or \"https://\""));
+            return Err(Reject::because("it starts with \"/\", {path}, \"http://\" or \"https://\""));
         }
         // A browser reads both as the name of another host.
         if text.starts_with("//") || text.starts_with("/\\") {
@@ -120,6 +121,7 @@ mod tests {
             template.0,
             [text("https://"), RedirectPiece::Host, text("/v2"), RedirectPiece::Path, RedirectPiece::Query]
         );
+        assert_eq!(RedirectTemplate::parse("{path}/").unwrap().0, [RedirectPiece::Path, text("/")]);
         assert_eq!(RedirectTemplate::parse("/new/").unwrap().0, [text("/new/")]);
     }
 
@@ -128,7 +130,8 @@ mod tests {
         let bad = [
             "",
             "new",
-            "{path}",
+            "{query}",
+            "{host}/x",
             "//evil",
             "/\\evil",
             "/{path}",
@@ -153,7 +156,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_is_read_back(text in r"(https?://[a-z.]{1,9}|/[a-z]{1,5})(\{path\}|\{query\}|\{host\}|[a-z]){0,4}") {
+        fn what_is_written_is_read_back(
+            text in r"(https?://[a-z.]{1,9}|/[a-z]{1,5})(\{path\}|\{query\}|\{host\}|[a-z]){0,4}",
+        ) {
             let template = RedirectTemplate::parse(&text).unwrap();
             prop_assert_eq!(template.to_string(), text);
         }

@@ -151,7 +151,9 @@ fn what_is_no_head_is_refused() {
     ] {
         assert_eq!(refused(text.as_bytes()), Reason::MalformedHead, "{text:?}");
     }
-    for text in ["GET / HTTP/2.0\r\nHost: h\r\n\r\n", "GET / HTTP/1.2\r\nHost: h\r\n\r\n", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"] {
+    for text in
+        ["GET / HTTP/2.0\r\nHost: h\r\n\r\n", "GET / HTTP/1.2\r\nHost: h\r\n\r\n", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"]
+    {
         assert_eq!(refused(text.as_bytes()), Reason::VersionNotSupported, "{text:?}");
     }
 }
@@ -177,7 +179,17 @@ fn targets_take_the_form_their_method_asks_for() {
     assert_eq!(head.request.headers["host"], "other:8");
     assert_eq!(read("GET HTTPS://other HTTP/1.1\r\nHost: h\r\n\r\n").request.raw_path(), b"/");
     assert_eq!(read("OPTIONS * HTTP/1.1\r\nHost: h\r\n\r\n").request.raw_path(), b"*");
-    for text in ["GET *", "GET a/b", "GET ?x", "GET ftp://h/", "GET http://h?x", "GET /a\x01b", "GET /a\0b", "GET /\u{e9}", "GET /\x7f"] {
+    for text in [
+        "GET *",
+        "GET a/b",
+        "GET ?x",
+        "GET ftp://h/",
+        "GET http://h?x",
+        "GET /a\x01b",
+        "GET /a\0b",
+        "GET /\u{e9}",
+        "GET /\x7f",
+    ] {
         let text = format!("{text} HTTP/1.1\r\nHost: h\r\n\r\n");
         assert_eq!(refused(text.as_bytes()), Reason::BadTarget, "{text:?}");
     }
@@ -199,7 +211,9 @@ fn fields_that_must_not_reach_the_app_do_not() {
 
 #[test]
 fn connection_takes_its_fields_along_and_no_framing() {
-    let head = read("POST / HTTP/1.1\r\nHost: h\r\nConnection: x-a, Host, content-length\r\nX-A: 1\r\nX-B: 2\r\nContent-Length: 3\r\n\r\n");
+    let head = read(
+        "POST / HTTP/1.1\r\nHost: h\r\nConnection: x-a, Host, content-length\r\nX-A: 1\r\nX-B: 2\r\nContent-Length: 3\r\n\r\n",
+    );
     assert_eq!(names(&head), ["content-length", "host", "x-b"]);
 }
 

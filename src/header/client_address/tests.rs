@@ -5,13 +5,7 @@ use proptest::prelude::*;
 use super::*;
 
 fn trusted() -> TrustedProxies {
-    TrustedProxies {
-        nets: ["10.0.0.0/8", "fd00::/8"]
-            .iter()
-            .map(|net| net.parse().unwrap())
-            .collect(),
-        unix: true,
-    }
+    TrustedProxies { nets: ["10.0.0.0/8", "fd00::/8"].iter().map(|net| net.parse().unwrap()).collect(), unix: true }
 }
 
 fn peer(text: &str) -> Peer {
@@ -40,10 +34,7 @@ impl<'a> Fields<'a> {
 }
 
 fn client(fields: &[(&str, &str)]) -> Option<String> {
-    Fields(fields)
-        .resolve(peer("10.0.0.1"))
-        .client
-        .map(|ip| ip.to_string())
+    Fields(fields).resolve(peer("10.0.0.1")).client.map(|ip| ip.to_string())
 }
 
 #[test]
@@ -102,18 +93,9 @@ fn walks_from_the_right() {
 #[test]
 fn forwarded_stands_in() {
     for (fields, ip) in [
-        (
-            &[("fwd", "for=6.6.6.6, for=1.1.1.1, for=10.0.0.9")][..],
-            "1.1.1.1",
-        ),
-        (
-            &[("fwd", "for=1.1.1.1"), ("fwd", "for=\"[fd00::1]:1\"")],
-            "1.1.1.1",
-        ),
-        (
-            &[("fwd", "for=1.1.1.1, for=_hidden, for=10.0.0.9")],
-            "10.0.0.9",
-        ),
+        (&[("fwd", "for=6.6.6.6, for=1.1.1.1, for=10.0.0.9")][..], "1.1.1.1"),
+        (&[("fwd", "for=1.1.1.1"), ("fwd", "for=\"[fd00::1]:1\"")], "1.1.1.1"),
+        (&[("fwd", "for=1.1.1.1, for=_hidden, for=10.0.0.9")], "10.0.0.9"),
         (&[("fwd", "for=unknown")], "10.0.0.1"),
         (&[("fwd", "for=\"1.1.1.1, for=10.0.0.9")], "10.0.0.9"),
         (&[("fwd", "for=6.6.6.6"), ("xff", "1.1.1.1")], "1.1.1.1"),
@@ -139,12 +121,7 @@ fn scheme_host_and_port() {
         (origin.https, origin.forwarded_host, origin.port)
     }
     assert_eq!(resolve(&[]), (false, None, None));
-    let fields = [
-        ("proto", "http"),
-        ("proto", "http , HTTPS"),
-        ("host", "a, b.c:1 "),
-        ("port", "80,8443"),
-    ];
+    let fields = [("proto", "http"), ("proto", "http , HTTPS"), ("host", "a, b.c:1 "), ("port", "80,8443")];
     assert_eq!(resolve(&fields), (true, Some(&b"b.c:1"[..]), Some(8443)));
     let fields = [("proto", "https, wss"), ("host", "a,"), ("port", "0")];
     assert_eq!(resolve(&fields), (false, None, None));
@@ -155,10 +132,7 @@ fn scheme_host_and_port() {
     let fields = [("fwd", forwarded), ("proto", "http"), ("xff", "1.1.1.1")];
     assert_eq!(resolve(&fields[..1]), (true, Some(&b"b.c:1"[..]), None));
     assert!(!resolve(&fields[..2]).0);
-    let hidden = [(
-        "fwd",
-        "for=6.6.6.6;proto=http, for=_hidden;proto=https, for=10.0.0.9;proto=http",
-    )];
+    let hidden = [("fwd", "for=6.6.6.6;proto=http, for=_hidden;proto=https, for=10.0.0.9;proto=http")];
     assert!(resolve(&hidden).0);
     assert_eq!(client(&hidden).as_deref(), Some("10.0.0.9"));
     let fields = [fields[0], fields[2]];

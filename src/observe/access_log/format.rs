@@ -120,23 +120,14 @@ fn write_json(entry: &Entry<'_>, line: &mut Vec<u8>) {
     clock::write_rfc3339_micros(entry.time, line);
     line.push(b'"');
     let mut object = Members(line);
-    object.text(
-        "request_id",
-        Some(entry.request_id).filter(|id| !id.is_empty()),
-    );
+    object.text("request_id", Some(entry.request_id).filter(|id| !id.is_empty()));
     object.client(entry.client);
     object.number("client_port", entry.client_port);
-    object.text(
-        "method",
-        Some(entry.method).filter(|method| !method.is_empty()),
-    );
+    object.text("method", Some(entry.method).filter(|method| !method.is_empty()));
     object.text("host", Some(entry.host).filter(|host| !host.is_empty()));
     object.text("path", Some(entry.path).filter(|path| !path.is_empty()));
     object.text("query", entry.query);
-    object.text(
-        "protocol",
-        Some(entry.protocol.as_bytes()).filter(|protocol| !protocol.is_empty()),
-    );
+    object.text("protocol", Some(entry.protocol.as_bytes()).filter(|protocol| !protocol.is_empty()));
     object.number("status", Some(entry.status));
     object.text("route", entry.route.map(str::as_bytes));
     object.text("upstream", entry.upstream.map(str::as_bytes));
@@ -202,8 +193,7 @@ impl Members<'_> {
     fn flag(&mut self, name: &'static str, value: Option<bool>) {
         if let Some(value) = value {
             self.name(name);
-            self.0
-                .extend_from_slice(if value { b"true" } else { b"false" });
+            self.0.extend_from_slice(if value { b"true" } else { b"false" });
         }
     }
 }
@@ -317,11 +307,7 @@ mod tests {
 
     #[test]
     fn json_leaves_out_what_is_absent() {
-        let bare = Entry {
-            status: 400,
-            reason: Some("bad_request"),
-            ..Entry::at(UNIX_EPOCH)
-        };
+        let bare = Entry { status: 400, reason: Some("bad_request"), ..Entry::at(UNIX_EPOCH) };
         let expected = concat!(
             r#"{"time":"1970-01-01T00:00:00.000000Z","client":"unix","status":400,"reason":"bad_request","#,
             r#""bytes_in":0,"bytes_out":0,"duration":0.000000}"#,
@@ -335,17 +321,10 @@ mod tests {
         let expected = "203.0.113.9 - - [21/Nov/2026:10:00:00 +0000] \"GET /p?q=1 HTTP/1.1\" 200 123 \
                         \"https://example.com/\" \"curl/8\"\n";
         assert_eq!(line(Format::Combined, &entry()), expected);
-        let bare = Entry {
-            status: 400,
-            client: Some("2001:db8::1".parse().unwrap()),
-            ..Entry::at(UNIX_EPOCH)
-        };
+        let bare = Entry { status: 400, client: Some("2001:db8::1".parse().unwrap()), ..Entry::at(UNIX_EPOCH) };
         let expected = "2001:db8::1 - - [01/Jan/1970:00:00:00 +0000] \"-\" 400 0 \"-\" \"-\"\n";
         assert_eq!(line(Format::Combined, &bare), expected);
-        let mark = Entry {
-            query: Some(b""),
-            ..entry()
-        };
+        let mark = Entry { query: Some(b""), ..entry() };
         assert!(line(Format::Combined, &mark).contains("\"GET /p? HTTP/1.1\""));
     }
 

@@ -52,12 +52,7 @@ pub(super) struct Batch {
 impl Queue {
     /// `capacity` in bytes of lines that wait.
     pub(super) fn new(capacity: usize) -> Self {
-        Self {
-            capacity,
-            pending: Mutex::default(),
-            filled: Condvar::new(),
-            written: Condvar::new(),
-        }
+        Self { capacity, pending: Mutex::default(), filled: Condvar::new(), written: Condvar::new() }
     }
 
     /// Appends a line; false when the queue is full and the line is dropped.
@@ -166,10 +161,7 @@ mod tests {
         assert!(!queue.push(b"\n"));
         let mut batch = Batch::default();
         assert!(queue.take(&mut batch));
-        assert_eq!(
-            (batch.lines.as_slice(), batch.dropped),
-            (&b"12345\n123\n"[..], 2)
-        );
+        assert_eq!((batch.lines.as_slice(), batch.dropped), (&b"12345\n123\n"[..], 2));
         queue.close();
         assert!(!queue.take(&mut batch));
     }
@@ -182,9 +174,6 @@ mod tests {
         assert!(!queue.flush(Duration::from_millis(5)), "nobody writes");
         let mut batch = Batch::default();
         assert!(queue.take(&mut batch));
-        assert!(
-            !queue.flush(Duration::from_millis(5)),
-            "taken is not written"
-        );
+        assert!(!queue.flush(Duration::from_millis(5)), "taken is not written");
     }
 }

@@ -51,20 +51,12 @@ impl Target {
                 let mut options = OpenOptions::new();
                 // Non-blocking, or opening a named pipe would wait for its reader; a file does not know the flag.
                 let flags = OFlags::NONBLOCK.bits().cast_signed();
-                options
-                    .append(true)
-                    .create(true)
-                    .mode(0o640)
-                    .custom_flags(flags);
+                options.append(true).create(true).mode(0o640).custom_flags(flags);
                 Some(Box::new(options.open(path)?))
             }
             Self::Off => None,
         };
-        Ok(Sink {
-            target: self.clone(),
-            out,
-            torn: false,
-        })
+        Ok(Sink { target: self.clone(), out, torn: false })
     }
 }
 
@@ -78,10 +70,7 @@ pub struct Sink {
 
 impl fmt::Debug for Sink {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Sink")
-            .field("target", &self.target)
-            .field("torn", &self.torn)
-            .finish_non_exhaustive()
+        f.debug_struct("Sink").field("target", &self.target).field("torn", &self.torn).finish_non_exhaustive()
     }
 }
 
@@ -101,11 +90,7 @@ impl Sink {
 
     #[cfg(test)]
     pub(super) fn to(out: impl Write + Send + 'static) -> Self {
-        Self {
-            target: Target::Stdout,
-            out: Some(Box::new(out)),
-            torn: false,
-        }
+        Self { target: Target::Stdout, out: Some(Box::new(out)), torn: false }
     }
 
     /// Writes whole lines, with one call where the target takes them at once. Blocks for as long as the target does.
@@ -120,29 +105,19 @@ impl Sink {
             return Ok(());
         }
         if self.torn {
-            write_all(out, b"\n").map_err(|(error, _)| Loss {
-                error,
-                lines: count(lines),
-            })?;
+            write_all(out, b"\n").map_err(|(error, _)| Loss { error, lines: count(lines) })?;
             self.torn = false;
         }
         write_all(out, lines).map_err(|(error, rest)| {
             let written = lines.len().saturating_sub(rest.len());
-            self.torn = lines
-                .get(..written)
-                .is_some_and(|done| done.last().is_some_and(|last| *last != b'\n'));
-            Loss {
-                error,
-                lines: count(rest),
-            }
+            self.torn = lines.get(..written).is_some_and(|done| done.last().is_some_and(|last| *last != b'\n'));
+            Loss { error, lines: count(rest) }
         })
     }
 }
 
 fn count(lines: &[u8]) -> u64 {
-    lines
-        .iter()
-        .fold(0, |count, byte| count + u64::from(*byte == b'\n'))
+    lines.iter().fold(0, |count, byte| count + u64::from(*byte == b'\n'))
 }
 
 /// Writes everything, or returns the error and what was not written.
@@ -193,32 +168,20 @@ mod tests {
 
     fn scripted(script: &[Result<usize, ErrorKind>]) -> (Sink, Arc<Mutex<Vec<u8>>>) {
         let written = Arc::new(Mutex::new(Vec::new()));
-        let out = Scripted {
-            script: script.iter().copied().collect(),
-            written: Arc::clone(&written),
-        };
+        let out = Scripted { script: script.iter().copied().collect(), written: Arc::clone(&written) };
         (Sink::to(out), written)
     }
 
     #[test]
     fn partial_and_interrupted_writes_go_on() {
-        let (mut sink, written) = scripted(&[
-            Ok(2),
-            Err(ErrorKind::Interrupted),
-            Ok(3),
-            Err(ErrorKind::WouldBlock),
-        ]);
+        let (mut sink, written) = scripted(&[Ok(2), Err(ErrorKind::Interrupted), Ok(3), Err(ErrorKind::WouldBlock)]);
         sink.write(b"first\nsecond\n").unwrap();
         assert_eq!(*written.lock(), b"first\nsecond\n");
     }
 
     #[test]
     fn a_torn_line_is_ended_before_the_next_one() {
-        let (mut sink, written) = scripted(&[
-            Ok(8),
-            Err(ErrorKind::StorageFull),
-            Err(ErrorKind::StorageFull),
-        ]);
+        let (mut sink, written) = scripted(&[Ok(8), Err(ErrorKind::StorageFull), Err(ErrorKind::StorageFull)]);
         let loss = sink.write(b"first\nsecond\nthird\n").unwrap_err();
         assert_eq!((loss.lines, loss.error.kind()), (2, ErrorKind::StorageFull));
         assert_eq!(sink.write(b"lost\n").unwrap_err().lines, 1);
@@ -231,10 +194,7 @@ mod tests {
     fn an_error_between_lines_tears_nothing() {
         let (mut sink, written) = scripted(&[Ok(6), Err(ErrorKind::BrokenPipe), Ok(0)]);
         assert_eq!(sink.write(b"first\nsecond\n").unwrap_err().lines, 1);
-        assert_eq!(
-            sink.write(b"third\n").unwrap_err().error.kind(),
-            ErrorKind::WriteZero
-        );
+        assert_eq!(sink.write(b"third\n").unwrap_err().error.kind(), ErrorKind::WriteZero);
         sink.write(b"fourth\n").unwrap();
         assert_eq!(*written.lock(), b"first\nfourth\n");
     }
@@ -248,10 +208,7 @@ mod tests {
         target.open().unwrap().write(b"two\n").unwrap();
         let path = dir.path().join("access.log");
         assert_eq!(std::fs::read(&path).unwrap(), b"one\ntwo\n");
-        assert_eq!(
-            std::fs::metadata(&path).unwrap().permissions().mode() & 0o137,
-            0
-        );
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o137, 0);
     }
 
     #[test]
@@ -260,14 +217,7 @@ mod tests {
         assert!(Target::File(dir.path().into()).open().is_err());
         assert!(Target::File(dir.path().join("no/such")).open().is_err());
         let pipe = dir.path().join("pipe");
-        rustix::fs::mknodat(
-            rustix::fs::CWD,
-            &pipe,
-            rustix::fs::FileType::Fifo,
-            0o600.into(),
-            0,
-        )
-        .unwrap();
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
         assert!(Target::File(pipe).open().is_err());
     }
 }

@@ -19,23 +19,13 @@ fn file(path: &Path) -> Sink {
 }
 
 fn entry(path: &[u8]) -> Entry<'_> {
-    Entry {
-        method: b"GET",
-        path,
-        protocol: "HTTP/1.1",
-        status: 200,
-        ..Entry::at(SystemTime::now())
-    }
+    Entry { method: b"GET", path, protocol: "HTTP/1.1", status: 200, ..Entry::at(SystemTime::now()) }
 }
 
 fn paths(file: &Path) -> Vec<String> {
     let text = fs::read_to_string(file).unwrap();
-    let path = |line: &str| {
-        serde_json::from_str::<serde_json::Value>(line).unwrap()["path"]
-            .as_str()
-            .unwrap()
-            .to_owned()
-    };
+    let path =
+        |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap()["path"].as_str().unwrap().to_owned();
     text.lines().map(path).collect()
 }
 
@@ -59,15 +49,8 @@ fn lines_of_many_threads_all_arrive_whole() {
     let paths = paths(&path);
     assert_eq!(paths.len(), 2000);
     for thread in 0..4 {
-        let own = paths
-            .iter()
-            .filter(|path| path.starts_with(&format!("/{thread}/")));
-        assert!(
-            own.eq((0..500)
-                .map(|number| format!("/{thread}/{number}"))
-                .collect::<Vec<_>>()
-                .iter())
-        );
+        let own = paths.iter().filter(|path| path.starts_with(&format!("/{thread}/")));
+        assert!(own.eq((0..500).map(|number| format!("/{thread}/{number}")).collect::<Vec<_>>().iter()));
     }
     assert_eq!(metrics.access_log_dropped.get(), 0);
 }
@@ -88,10 +71,7 @@ fn a_lone_line_arrives_without_a_flush() {
 #[test]
 fn a_rotated_file_is_left_and_a_new_one_begun() {
     let dir = tempfile::tempdir().unwrap();
-    let (path, old) = (
-        dir.path().join("access.log"),
-        dir.path().join("access.log.1"),
-    );
+    let (path, old) = (dir.path().join("access.log"), dir.path().join("access.log.1"));
     let log = AccessLog::start(file(&path), Format::Json, metrics()).unwrap();
     log.log(&entry(b"/before"));
     fs::rename(&path, &old).unwrap();
@@ -106,10 +86,7 @@ fn a_rotated_file_is_left_and_a_new_one_begun() {
 #[test]
 fn a_failed_reopening_keeps_the_old_file() {
     let dir = tempfile::tempdir().unwrap();
-    let (path, old) = (
-        dir.path().join("access.log"),
-        dir.path().join("access.log.1"),
-    );
+    let (path, old) = (dir.path().join("access.log"), dir.path().join("access.log.1"));
     let log = AccessLog::start(file(&path), Format::Json, metrics()).unwrap();
     fs::rename(&path, &old).unwrap();
     fs::create_dir(&path).unwrap();
@@ -137,10 +114,7 @@ fn a_new_target_and_format_begin_with_the_next_line() {
     assert_eq!(paths(&first), ["/1", "/4"]);
     let combined = fs::read_to_string(&second).unwrap();
     assert_eq!(combined.lines().count(), 1);
-    assert!(
-        combined.starts_with("unix - - [")
-            && combined.ends_with("] \"GET /2 HTTP/1.1\" 200 0 \"-\" \"-\"\n")
-    );
+    assert!(combined.starts_with("unix - - [") && combined.ends_with("] \"GET /2 HTTP/1.1\" 200 0 \"-\" \"-\"\n"));
 }
 
 /// Blocks in its first write until it is released.
@@ -171,10 +145,7 @@ fn a_stuck_reader_costs_lines_and_not_time() {
     drop(release);
     assert!(log.flush(LIMIT));
     let dropped = metrics.access_log_dropped.get();
-    assert!(
-        (400..600).contains(&dropped),
-        "8 MB were logged and 4 MiB fit: {dropped}"
-    );
+    assert!((400..600).contains(&dropped), "8 MB were logged and 4 MiB fit: {dropped}");
     assert_eq!(metrics.access_log_errors.get(), 0);
 }
 
@@ -182,12 +153,7 @@ fn a_stuck_reader_costs_lines_and_not_time() {
 #[cfg(target_os = "linux")]
 fn a_full_disk_is_counted() {
     let metrics = metrics();
-    let log = AccessLog::start(
-        file(Path::new("/dev/full")),
-        Format::Json,
-        Arc::clone(&metrics),
-    )
-    .unwrap();
+    let log = AccessLog::start(file(Path::new("/dev/full")), Format::Json, Arc::clone(&metrics)).unwrap();
     log.log(&entry(b"/1"));
     log.log(&entry(b"/2"));
     assert!(log.flush(LIMIT));

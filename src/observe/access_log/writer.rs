@@ -14,17 +14,9 @@ const REPORT_EVERY: Duration = Duration::from_mins(1);
 
 /// Starts the thread. It ends when the queue is closed and empty.
 pub(super) fn spawn(queue: Arc<Queue>, sink: Sink, metrics: Arc<Metrics>) -> io::Result<()> {
-    let writer = Writer {
-        sink,
-        metrics,
-        unreported: 0,
-        reported: None,
-    };
+    let writer = Writer { sink, metrics, unreported: 0, reported: None };
     // Not joined: a reader that hangs would hang our end as well. Who wants the lines written waits with a flush.
-    thread::Builder::new()
-        .name("access-log".to_owned())
-        .spawn(move || writer.run(&queue))
-        .map(drop)
+    thread::Builder::new().name("access-log".to_owned()).spawn(move || writer.run(&queue)).map(drop)
 }
 
 struct Writer {
@@ -64,10 +56,7 @@ impl Writer {
     /// Says that lines were lost, unless that was said a moment ago.
     fn report(&mut self, lines: u64, error: Option<&io::Error>) {
         self.unreported = self.unreported.saturating_add(lines);
-        if self
-            .reported
-            .is_some_and(|reported| reported.elapsed() < REPORT_EVERY)
-        {
+        if self.reported.is_some_and(|reported| reported.elapsed() < REPORT_EVERY) {
             return;
         }
         self.reported = Some(Instant::now());

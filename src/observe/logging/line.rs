@@ -21,24 +21,14 @@ where
     S: Subscriber + for<'span> LookupSpan<'span>,
     N: for<'writer> FormatFields<'writer> + 'static,
 {
-    fn format_event(
-        &self,
-        _: &FmtContext<'_, S, N>,
-        mut out: Writer<'_>,
-        event: &Event<'_>,
-    ) -> fmt::Result {
+    fn format_event(&self, _: &FmtContext<'_, S, N>, mut out: Writer<'_>, event: &Event<'_>) -> fmt::Result {
         let mut parts = Parts::default();
         event.record(&mut parts);
         let mut time = Vec::with_capacity(24);
         clock::write_rfc3339_millis(SystemTime::now(), &mut time);
         let metadata = event.metadata();
         let target = parts.target.as_deref().unwrap_or_else(|| metadata.target());
-        write!(
-            out,
-            "{} {:>5} {target}:",
-            String::from_utf8_lossy(&time),
-            metadata.level().as_str()
-        )?;
+        write!(out, "{} {:>5} {target}:", String::from_utf8_lossy(&time), metadata.level().as_str())?;
         writeln!(out, "{}{}", parts.message, parts.fields)
     }
 }
@@ -85,8 +75,7 @@ impl Parts {
             self.fields.push(' ');
             self.fields.push_str(name);
             self.fields.push('=');
-            let quoted = value.is_empty()
-                || value.contains(|c: char| c.is_whitespace() || c == '"' || c == '=');
+            let quoted = value.is_empty() || value.contains(|c: char| c.is_whitespace() || c == '"' || c == '=');
             if quoted {
                 self.fields.push('"');
             }

@@ -32,23 +32,13 @@ impl MakeWriter<'_> for Written {
 /// What `events` write at `level`, without the times, which are checked for their shape.
 fn lines(level: Level, events: impl FnOnce()) -> Vec<String> {
     let written = Written::default();
-    let layer = fmt::layer()
-        .event_format(line::Lines)
-        .with_writer(written.clone());
-    with_default(
-        tracing_subscriber::registry()
-            .with(targets(level))
-            .with(layer),
-        events,
-    );
+    let layer = fmt::layer().event_format(line::Lines).with_writer(written.clone());
+    with_default(tracing_subscriber::registry().with(targets(level)).with(layer), events);
     let text = String::from_utf8(written.0.lock().clone()).unwrap();
     assert!(text.is_empty() || text.ends_with('\n'));
     let rest = |line: &str| {
         let (time, rest) = line.split_at(25);
-        assert!(
-            time.starts_with("20") && time.ends_with("Z ") && time.as_bytes()[19] == b'.',
-            "{line}"
-        );
+        assert!(time.starts_with("20") && time.ends_with("Z ") && time.as_bytes()[19] == b'.', "{line}");
         rest.to_owned()
     };
     text.lines().map(rest).collect()

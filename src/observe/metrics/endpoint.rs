@@ -53,9 +53,7 @@ impl EndpointMetrics {
     #[must_use = "the request counts as in flight for as long as the guard lives"]
     pub fn enter(self: &Arc<Self>) -> EndpointInFlight {
         self.shards.here().in_flight.fetch_add(1, Relaxed);
-        EndpointInFlight {
-            metrics: Arc::clone(self),
-        }
+        EndpointInFlight { metrics: Arc::clone(self) }
     }
 
     /// Counts a response. `duration` runs from the request sent to the end of the response.
@@ -73,12 +71,7 @@ impl EndpointMetrics {
     /// Counts a connection that carries an attempt; `reused` when it was open already.
     pub fn record_connection(&self, reused: bool) {
         let shard = self.shards.here();
-        if reused {
-            &shard.connections_reused
-        } else {
-            &shard.connections_new
-        }
-        .fetch_add(1, Relaxed);
+        if reused { &shard.connections_reused } else { &shard.connections_new }.fetch_add(1, Relaxed);
     }
 
     /// Counts an attempt that brought no response or half of one.
@@ -138,10 +131,7 @@ pub(super) fn write(endpoints: &[Arc<EndpointMetrics>], page: &mut Page) {
     let mut histogram = |family: &'static Family, pick: fn(&EndpointShard) -> &Histogram| {
         page.family(family, |samples| {
             for one in endpoints {
-                samples.histogram(
-                    &[&one.upstream, &one.endpoint],
-                    &Reading::of(one.shards.iter().map(pick)),
-                );
+                samples.histogram(&[&one.upstream, &one.endpoint], &Reading::of(one.shards.iter().map(pick)));
             }
         });
     };
@@ -153,9 +143,7 @@ fn write_counters(endpoints: &[Arc<EndpointMetrics>], page: &mut Page) {
     page.family(&table::UPSTREAM_REQUESTS, |samples| {
         for one in endpoints {
             for class in StatusClass::ALL {
-                let count = one
-                    .shards
-                    .count(|shard| shard.requests.get(*class as usize));
+                let count = one.shards.count(|shard| shard.requests.get(*class as usize));
                 samples.count(&one.labels(class.text()), count);
             }
         }
@@ -177,14 +165,8 @@ fn write_counters(endpoints: &[Arc<EndpointMetrics>], page: &mut Page) {
     });
     page.family(&table::UPSTREAM_CONNECTIONS, |samples| {
         for one in endpoints {
-            samples.count(
-                &one.labels("false"),
-                one.shards.count(|shard| Some(&shard.connections_new)),
-            );
-            samples.count(
-                &one.labels("true"),
-                one.shards.count(|shard| Some(&shard.connections_reused)),
-            );
+            samples.count(&one.labels("false"), one.shards.count(|shard| Some(&shard.connections_new)));
+            samples.count(&one.labels("true"), one.shards.count(|shard| Some(&shard.connections_reused)));
         }
     });
 }

@@ -8,14 +8,10 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 /// Upper bounds in seconds as they stand in `le`; those that OpenTelemetry's conventions for HTTP propose.
-pub(super) const BOUNDS: [f64; 14] = [
-    0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
-];
+pub(super) const BOUNDS: [f64; 14] = [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
 
 /// The same in milliseconds, to compare without floating point; a test holds the two together.
-const BOUNDS_MS: [u64; 14] = [
-    5, 10, 25, 50, 75, 100, 250, 500, 750, 1000, 2500, 5000, 7500, 10_000,
-];
+const BOUNDS_MS: [u64; 14] = [5, 10, 25, 50, 75, 100, 250, 500, 750, 1000, 2500, 5000, 7500, 10_000];
 
 #[derive(Debug, Default)]
 pub(super) struct Histogram {
@@ -29,10 +25,7 @@ impl Histogram {
     pub(super) fn observe(&self, duration: Duration) {
         let bucket = BOUNDS_MS.partition_point(|bound| Duration::from_millis(*bound) < duration);
         super::shards::increment(&self.buckets, bucket);
-        self.sum_micros.fetch_add(
-            u64::try_from(duration.as_micros()).unwrap_or(u64::MAX),
-            Relaxed,
-        );
+        self.sum_micros.fetch_add(u64::try_from(duration.as_micros()).unwrap_or(u64::MAX), Relaxed);
     }
 }
 
@@ -51,27 +44,21 @@ impl Reading {
             for (sum, bucket) in reading.buckets.iter_mut().zip(&histogram.buckets) {
                 *sum = sum.wrapping_add(bucket.load(Relaxed));
             }
-            reading.sum_micros = reading
-                .sum_micros
-                .wrapping_add(histogram.sum_micros.load(Relaxed));
+            reading.sum_micros = reading.sum_micros.wrapping_add(histogram.sum_micros.load(Relaxed));
         }
         reading
     }
 
     /// Each bound with the number of observations up to it, without the one at infinity.
     pub(super) fn cumulative(&self) -> impl Iterator<Item = (f64, u64)> {
-        BOUNDS
-            .into_iter()
-            .zip(self.buckets.iter().scan(0_u64, |sum, count| {
-                *sum = sum.wrapping_add(*count);
-                Some(*sum)
-            }))
+        BOUNDS.into_iter().zip(self.buckets.iter().scan(0_u64, |sum, count| {
+            *sum = sum.wrapping_add(*count);
+            Some(*sum)
+        }))
     }
 
     pub(super) fn count(&self) -> u64 {
-        self.buckets
-            .iter()
-            .fold(0, |sum, count| sum.wrapping_add(*count))
+        self.buckets.iter().fold(0, |sum, count| sum.wrapping_add(*count))
     }
 
     pub(super) fn sum_seconds(&self) -> f64 {
@@ -88,10 +75,7 @@ mod tests {
     #[test]
     fn the_bounds_are_the_same_twice() {
         for (seconds, millis) in BOUNDS.iter().zip(BOUNDS_MS) {
-            assert_eq!(
-                Duration::from_secs_f64(*seconds),
-                Duration::from_millis(millis)
-            );
+            assert_eq!(Duration::from_secs_f64(*seconds), Duration::from_millis(millis));
         }
     }
 

@@ -172,11 +172,7 @@ mod tests {
     #[test]
     fn methods_are_case_sensitive_and_the_rest_is_other() {
         for method in Method::ALL {
-            let expected = if *method == Method::Other {
-                Method::Other
-            } else {
-                *method
-            };
+            let expected = if *method == Method::Other { Method::Other } else { *method };
             assert_eq!(Method::of(method.text().as_bytes()), expected);
         }
         assert_eq!(Method::of(b"get"), Method::Other);

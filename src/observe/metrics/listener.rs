@@ -32,10 +32,7 @@ impl ListenerShard {
 
 impl ListenerMetrics {
     pub(super) fn new(name: &str) -> Self {
-        Self {
-            name: name.into(),
-            shards: Shards::default(),
-        }
+        Self { name: name.into(), shards: Shards::default() }
     }
 
     /// Counts a connection and shows it as idle until the guard says otherwise; gone when the guard is dropped.
@@ -44,10 +41,7 @@ impl ListenerMetrics {
         let shard = self.shards.here();
         shard.accepted.fetch_add(1, Relaxed);
         shard.idle.fetch_add(1, Relaxed);
-        OpenConnection {
-            metrics: Arc::clone(self),
-            active: false,
-        }
+        OpenConnection { metrics: Arc::clone(self), active: false }
     }
 
     /// Counts a connection that was accepted and closed at once.
@@ -65,11 +59,7 @@ impl ListenerMetrics {
     /// Open connections, active and idle.
     #[must_use]
     pub fn open(&self) -> u64 {
-        let of = |active| {
-            self.shards
-                .gauge(|shard| shard.gauge(active))
-                .unsigned_abs()
-        };
+        let of = |active| self.shards.gauge(|shard| shard.gauge(active)).unsigned_abs();
         of(true).saturating_add(of(false))
     }
 }
@@ -95,11 +85,7 @@ impl OpenConnection {
 
 impl Drop for OpenConnection {
     fn drop(&mut self) {
-        self.metrics
-            .shards
-            .here()
-            .gauge(self.active)
-            .fetch_sub(1, Relaxed);
+        self.metrics.shards.here().gauge(self.active).fetch_sub(1, Relaxed);
     }
 }
 
@@ -114,28 +100,20 @@ pub(super) fn write(listeners: &[Arc<ListenerMetrics>], page: &mut Page) {
     });
     page.family(&table::CONNECTIONS_ACCEPTED, |samples| {
         for one in listeners {
-            samples.count(
-                &[&one.name],
-                one.shards.count(|shard| Some(&shard.accepted)),
-            );
+            samples.count(&[&one.name], one.shards.count(|shard| Some(&shard.accepted)));
         }
     });
     page.family(&table::CONNECTIONS_REFUSED, |samples| {
         for one in listeners {
             for reason in Refusal::ALL {
-                let count = one
-                    .shards
-                    .count(|shard| shard.refused.get(*reason as usize));
+                let count = one.shards.count(|shard| shard.refused.get(*reason as usize));
                 samples.count(&[&one.name, reason.text()], count);
             }
         }
     });
     page.family(&table::ACCEPT_ERRORS, |samples| {
         for one in listeners {
-            samples.count(
-                &[&one.name],
-                one.shards.count(|shard| Some(&shard.accept_errors)),
-            );
+            samples.count(&[&one.name], one.shards.count(|shard| Some(&shard.accept_errors)));
         }
     });
 }

@@ -15,9 +15,7 @@ pub(super) struct Live<K, T> {
 
 impl<K, T> Default for Live<K, T> {
     fn default() -> Self {
-        Self {
-            handles: Mutex::new(BTreeMap::new()),
-        }
+        Self { handles: Mutex::new(BTreeMap::new()) }
     }
 }
 
@@ -36,15 +34,13 @@ impl<K: Ord, T> Live<K, T> {
     /// Every handle somebody holds, in the order of the keys; forgets the others.
     pub(super) fn all(&self) -> Vec<Arc<T>> {
         let mut all = Vec::new();
-        self.handles
-            .lock()
-            .retain(|_, handle| match handle.upgrade() {
-                Some(handle) => {
-                    all.push(handle);
-                    true
-                }
-                None => false,
-            });
+        self.handles.lock().retain(|_, handle| match handle.upgrade() {
+            Some(handle) => {
+                all.push(handle);
+                true
+            }
+            None => false,
+        });
         all
     }
 }

@@ -1,9 +1,7 @@
 //! Turns readings into the Prometheus text format 0.0.4, one family after the other.
 
 use prometheus::TextEncoder;
-use prometheus::proto::{
-    Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType,
-};
+use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
 
 use super::histogram::Reading;
 use super::table::{Family, Kind};
@@ -17,10 +15,7 @@ pub(super) struct Page {
 impl Page {
     /// Writes a family with the samples that `fill` gives it; without samples it is left out, as the format wants it.
     pub(super) fn family(&mut self, family: &'static Family, fill: impl FnOnce(&mut Samples)) {
-        let mut samples = Samples {
-            family,
-            metrics: Vec::new(),
-        };
+        let mut samples = Samples { family, metrics: Vec::new() };
         fill(&mut samples);
         if samples.metrics.is_empty() {
             return;
@@ -95,12 +90,7 @@ impl Samples {
     }
 
     fn labelled(&self, values: &[&str]) -> Metric {
-        debug_assert_eq!(
-            values.len(),
-            self.family.labels.len(),
-            "labels of {}",
-            self.family.name
-        );
+        debug_assert_eq!(values.len(), self.family.labels.len(), "labels of {}", self.family.name);
         let pairs = self.family.labels.iter().zip(values).map(|(name, value)| {
             let mut pair = LabelPair::default();
             pair.set_name((*name).to_owned());
@@ -112,10 +102,7 @@ impl Samples {
 }
 
 /// A number as the text format has it.
-#[expect(
-    clippy::cast_precision_loss,
-    reason = "Prometheus stores every sample as f64; counts stay exact up to 2^53"
-)]
+#[expect(clippy::cast_precision_loss, reason = "Prometheus stores every sample as f64; counts stay exact up to 2^53")]
 pub(super) fn float(number: u64) -> f64 {
     number as f64
 }

@@ -17,30 +17,21 @@ pub(super) struct Process {
 
 impl Process {
     pub(super) fn new() -> Self {
-        let start_time =
-            read("/proc/stat")
-                .zip(read("/proc/self/stat"))
-                .and_then(|(system, own)| {
-                    let boot = number_after(&system, "btime ")?;
-                    Some(float(boot) + float(stat_field(&own, 22)?) / TICKS_PER_SECOND)
-                });
+        let start_time = read("/proc/stat").zip(read("/proc/self/stat")).and_then(|(system, own)| {
+            let boot = number_after(&system, "btime ")?;
+            Some(float(boot) + float(stat_field(&own, 22)?) / TICKS_PER_SECOND)
+        });
         Self { start_time }
     }
 
     pub(super) fn write(&self, page: &mut Page) {
         let stat = read("/proc/self/stat").unwrap_or_default();
         if let Some((user, system)) = stat_field(&stat, 14).zip(stat_field(&stat, 15)) {
-            page.single(
-                &table::PROCESS_CPU,
-                float(user.saturating_add(system)) / TICKS_PER_SECOND,
-            );
+            page.single(&table::PROCESS_CPU, float(user.saturating_add(system)) / TICKS_PER_SECOND);
         }
         let status = read("/proc/self/status").unwrap_or_default();
         if let Some(kib) = number_after(&status, "VmRSS:") {
-            page.single(
-                &table::PROCESS_RESIDENT_MEMORY,
-                float(kib.saturating_mul(1024)),
-            );
+            page.single(&table::PROCESS_RESIDENT_MEMORY, float(kib.saturating_mul(1024)));
         }
         if let Some(open) = open_fds() {
             page.single(&table::PROCESS_OPEN_FDS, float(open));
@@ -72,10 +63,7 @@ fn number_after(text: &str, key: &str) -> Option<u64> {
 /// and may hold anything, so counting begins after its end.
 fn stat_field(stat: &str, number: usize) -> Option<u64> {
     let (_, rest) = stat.rsplit_once(')')?;
-    rest.split_ascii_whitespace()
-        .nth(number.checked_sub(3)?)?
-        .parse()
-        .ok()
+    rest.split_ascii_whitespace().nth(number.checked_sub(3)?)?.parse().ok()
 }
 
 fn open_fds() -> Option<u64> {
@@ -96,8 +84,7 @@ mod tests {
 
     #[test]
     fn a_program_name_cannot_shift_the_fields() {
-        let stat =
-            "12 (a) b (c) 9) S 1 12 12 0 -1 4194304 100 0 0 0 250 50 0 0 20 0 4 0 7777 1000 10";
+        let stat = "12 (a) b (c) 9) S 1 12 12 0 -1 4194304 100 0 0 0 250 50 0 0 20 0 4 0 7777 1000 10";
         assert_eq!(stat_field(stat, 14), Some(250));
         assert_eq!(stat_field(stat, 15), Some(50));
         assert_eq!(stat_field(stat, 22), Some(7777));
@@ -111,22 +98,14 @@ mod tests {
         assert_eq!(number_after(status, "VmRSS:"), Some(1234));
         assert_eq!(number_after(status, "Threads:"), Some(7));
         assert_eq!(number_after(status, "VmSwap:"), None);
-        assert_eq!(
-            number_after(
-                "Max open files  unlimited  unlimited files",
-                "Max open files"
-            ),
-            None
-        );
+        assert_eq!(number_after("Max open files  unlimited  unlimited files", "Max open files"), None);
     }
 
     #[test]
     #[cfg(target_os = "linux")]
     fn descriptors_are_counted() {
         let before = open_fds().unwrap();
-        let _files: Vec<_> = (0..50)
-            .map(|_| fs::File::open("/dev/null").unwrap())
-            .collect();
+        let _files: Vec<_> = (0..50).map(|_| fs::File::open("/dev/null").unwrap()).collect();
         assert!(open_fds().unwrap() >= before.min(3) + 50);
     }
 }

@@ -30,10 +30,7 @@ struct RouteShard {
 
 impl RouteMetrics {
     pub(super) fn new(name: &str) -> Self {
-        Self {
-            name: name.into(),
-            shards: Shards::default(),
-        }
+        Self { name: name.into(), shards: Shards::default() }
     }
 
     /// The name in the `route` label.
@@ -46,21 +43,12 @@ impl RouteMetrics {
     #[must_use = "the request counts as in flight for as long as the guard lives"]
     pub fn enter(self: &Arc<Self>) -> RequestInFlight {
         self.shards.here().in_flight.fetch_add(1, Relaxed);
-        RequestInFlight {
-            metrics: Arc::clone(self),
-        }
+        RequestInFlight { metrics: Arc::clone(self) }
     }
 
     /// Counts a finished request. `duration` runs from its first byte to the end of the response; the bytes are those of the
     /// bodies. A client that left before it got an answer has the status 499.
-    pub fn record(
-        &self,
-        method: Method,
-        status: u16,
-        duration: Duration,
-        request_bytes: u64,
-        response_bytes: u64,
-    ) {
+    pub fn record(&self, method: Method, status: u16, duration: Duration, request_bytes: u64, response_bytes: u64) {
         let shard = self.shards.here();
         if let Some(classes) = shard.requests.get(method as usize) {
             increment(classes, StatusClass::of(status) as usize);
@@ -83,10 +71,9 @@ impl RouteMetrics {
 
     fn requests(&self, samples: &mut Samples) {
         for method in Method::ALL {
-            let counts = StatusClass::ALL.iter().map(|class| {
-                self.shards
-                    .count(|shard| shard.requests.get(*method as usize)?.get(*class as usize))
-            });
+            let counts = StatusClass::ALL
+                .iter()
+                .map(|class| self.shards.count(|shard| shard.requests.get(*method as usize)?.get(*class as usize)));
             let counts: Vec<u64> = counts.collect();
             // Most routes see two or three methods. Of those every class is shown, so that the first 5xx is a step from 0.
             if counts.iter().any(|count| *count > 0) {
@@ -126,10 +113,7 @@ pub(super) fn write(routes: &[Arc<RouteMetrics>], page: &mut Page) {
     });
     page.family(&table::REQUEST_DURATION, |samples| {
         for route in routes {
-            samples.histogram(
-                &[&route.name],
-                &Reading::of(route.shards.iter().map(|shard| &shard.duration)),
-            );
+            samples.histogram(&[&route.name], &Reading::of(route.shards.iter().map(|shard| &shard.duration)));
         }
     });
     page.family(&table::REQUESTS_IN_FLIGHT, |samples| {
@@ -140,10 +124,7 @@ pub(super) fn write(routes: &[Arc<RouteMetrics>], page: &mut Page) {
     let mut counter = |family, pick: fn(&RouteShard) -> &AtomicU64| {
         page.family(family, |samples| {
             for route in routes {
-                samples.count(
-                    &[&route.name],
-                    route.shards.count(|shard| Some(pick(shard))),
-                );
+                samples.count(&[&route.name], route.shards.count(|shard| Some(pick(shard))));
             }
         });
     };

@@ -25,10 +25,7 @@ struct Aligned<T>(T);
 
 impl<T: Default> Default for Shards<T> {
     fn default() -> Self {
-        Self {
-            first: Aligned::default(),
-            rest: (1..count()).map(|_| Aligned::default()).collect(),
-        }
+        Self { first: Aligned::default(), rest: (1..count()).map(|_| Aligned::default()).collect() }
     }
 }
 
@@ -40,24 +37,17 @@ impl<T> Shards<T> {
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &T> {
-        std::iter::once(&self.first)
-            .chain(&self.rest)
-            .map(|shard| &shard.0)
+        std::iter::once(&self.first).chain(&self.rest).map(|shard| &shard.0)
     }
 
     /// The counter that `pick` points at, added up over all copies.
     pub(super) fn count(&self, pick: impl Fn(&T) -> Option<&AtomicU64>) -> u64 {
-        self.iter()
-            .filter_map(pick)
-            .fold(0, |sum, counter| sum.wrapping_add(counter.load(Relaxed)))
+        self.iter().filter_map(pick).fold(0, |sum, counter| sum.wrapping_add(counter.load(Relaxed)))
     }
 
     /// The gauge that `pick` points at. One copy alone may be negative, when a thread ends what another one began.
     pub(super) fn gauge(&self, pick: impl Fn(&T) -> &AtomicI64) -> i64 {
-        self.iter()
-            .map(pick)
-            .fold(0_i64, |sum, gauge| sum.wrapping_add(gauge.load(Relaxed)))
-            .max(0)
+        self.iter().map(pick).fold(0_i64, |sum, gauge| sum.wrapping_add(gauge.load(Relaxed))).max(0)
     }
 }
 
@@ -71,11 +61,7 @@ pub(super) fn increment(counters: &[AtomicU64], index: usize) {
 
 fn count() -> usize {
     static COUNT: OnceLock<usize> = OnceLock::new();
-    *COUNT.get_or_init(|| {
-        std::thread::available_parallelism()
-            .map_or(4, usize::from)
-            .clamp(1, MOST)
-    })
+    *COUNT.get_or_init(|| std::thread::available_parallelism().map_or(4, usize::from).clamp(1, MOST))
 }
 
 /// A number of this thread's own, given out one after the other, so that worker threads get different copies.

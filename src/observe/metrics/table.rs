@@ -146,25 +146,12 @@ mod tests {
         let mut seen = BTreeSet::new();
         for family in ALL {
             assert!(seen.insert(family.name), "{} stands twice", family.name);
-            assert!(
-                family.name.starts_with("propylon_") || family.name.starts_with("process_"),
-                "{}",
-                family.name
-            );
-            assert_eq!(
-                family.kind == Kind::Counter,
-                family.name.ends_with("_total"),
-                "{}",
-                family.name
-            );
+            assert!(family.name.starts_with("propylon_") || family.name.starts_with("process_"), "{}", family.name);
+            assert_eq!(family.kind == Kind::Counter, family.name.ends_with("_total"), "{}", family.name);
             if family.kind == Kind::Histogram {
                 assert!(family.name.ends_with("_seconds"), "{}", family.name);
             }
-            assert!(
-                family.help.ends_with('.') && !family.help.contains(['\n', '|']),
-                "{}",
-                family.name
-            );
+            assert!(family.help.ends_with('.') && !family.help.contains(['\n', '|']), "{}", family.name);
         }
     }
 
@@ -172,27 +159,16 @@ mod tests {
     fn the_documentation_says_the_same() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/metrics.md");
         let page = std::fs::read_to_string(path).unwrap();
-        let written: String = page.lines().filter(|line| line.starts_with("| `")).fold(
-            String::new(),
-            |mut all, line| {
+        let written: String =
+            page.lines().filter(|line| line.starts_with("| `")).fold(String::new(), |mut all, line| {
                 let _ = writeln!(all, "{line}");
                 all
-            },
-        );
+            });
         let expected = ALL.iter().fold(String::new(), |mut all, family| {
             let labels = family.labels.join(", ");
-            let _ = writeln!(
-                all,
-                "| `{}` | {} | {labels} | {} |",
-                family.name,
-                family.kind.text(),
-                family.help
-            );
+            let _ = writeln!(all, "| `{}` | {} | {labels} | {} |", family.name, family.kind.text(), family.help);
             all
         });
-        assert!(
-            written == expected,
-            "the rows of {path} must be:\n{expected}"
-        );
+        assert!(written == expected, "the rows of {path} must be:\n{expected}");
     }
 }

@@ -10,13 +10,8 @@ use scraper::{Labels, parse};
 const REASONS: &[&str] = &["no_route", "body_too_large"];
 
 fn value(metrics: &Metrics, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
-    let wanted: Labels = labels
-        .iter()
-        .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
-        .collect();
-    let mut found = parse(&metrics.render())
-        .into_iter()
-        .filter(|(n, l, _)| n == name && *l == wanted);
+    let wanted: Labels = labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+    let mut found = parse(&metrics.render()).into_iter().filter(|(n, l, _)| n == name && *l == wanted);
     let value = found.next()?.2;
     assert!(found.next().is_none(), "{name}{labels:?} stands twice");
     Some(value)
@@ -27,61 +22,29 @@ fn a_request_is_counted_by_route_method_and_class() {
     let metrics = Metrics::new("1.2.3", REASONS);
     let route = metrics.route("shop");
     let request = route.enter();
-    assert_eq!(
-        value(
-            &metrics,
-            "propylon_requests_in_flight",
-            &[("route", "shop")]
-        ),
-        Some(1.0)
-    );
+    assert_eq!(value(&metrics, "propylon_requests_in_flight", &[("route", "shop")]), Some(1.0));
     request.record(Method::Get, 200, Duration::from_millis(30), 10, 2000);
     request.record(Method::Get, 502, Duration::from_secs(20), 0, 5);
     request.record_client_abort();
     drop(request);
 
     let count = |method, code| {
-        value(
-            &metrics,
-            "propylon_requests_total",
-            &[("route", "shop"), ("method", method), ("code", code)],
-        )
+        value(&metrics, "propylon_requests_total", &[("route", "shop"), ("method", method), ("code", code)])
     };
     assert_eq!(count("GET", "2xx"), Some(1.0));
     assert_eq!(count("GET", "5xx"), Some(1.0));
-    assert_eq!(
-        count("GET", "4xx"),
-        Some(0.0),
-        "the classes of a method that was seen begin at 0"
-    );
+    assert_eq!(count("GET", "4xx"), Some(0.0), "the classes of a method that was seen begin at 0");
     assert_eq!(count("POST", "2xx"), None);
     let of_route = |name| value(&metrics, name, &[("route", "shop")]);
     assert_eq!(of_route("propylon_requests_in_flight"), Some(0.0));
     assert_eq!(of_route("propylon_request_bytes_total"), Some(10.0));
     assert_eq!(of_route("propylon_response_bytes_total"), Some(2005.0));
     assert_eq!(of_route("propylon_client_aborts_total"), Some(1.0));
+    assert_eq!(of_route("propylon_request_duration_seconds_count"), Some(2.0));
+    assert_eq!(of_route("propylon_request_duration_seconds_sum"), Some(20.03));
+    let bucket = |le| value(&metrics, "propylon_request_duration_seconds_bucket", &[("route", "shop"), ("le", le)]);
     assert_eq!(
-        of_route("propylon_request_duration_seconds_count"),
-        Some(2.0)
-    );
-    assert_eq!(
-        of_route("propylon_request_duration_seconds_sum"),
-        Some(20.03)
-    );
-    let bucket = |le| {
-        value(
-            &metrics,
-            "propylon_request_duration_seconds_bucket",
-            &[("route", "shop"), ("le", le)],
-        )
-    };
-    assert_eq!(
-        (
-            bucket("0.025"),
-            bucket("0.05"),
-            bucket("10"),
-            bucket("+Inf")
-        ),
+        (bucket("0.025"), bucket("0.05"), bucket("10"), bucket("+Inf")),
         (Some(0.0), Some(1.0), Some(1.0), Some(2.0))
     );
 }
@@ -98,11 +61,7 @@ fn counts_survive_a_reload_and_removed_names_disappear() {
     drop((kept, removed, endpoint));
 
     let in_flight = |route| value(&metrics, "propylon_requests_in_flight", &[("route", route)]);
-    assert_eq!(
-        in_flight("removed"),
-        Some(1.0),
-        "a request still runs on it"
-    );
+    assert_eq!(in_flight("removed"), Some(1.0), "a request still runs on it");
     drop(still_running);
     assert_eq!(in_flight("removed"), None);
     assert_eq!(in_flight("kept"), Some(0.0));
@@ -118,13 +77,7 @@ fn an_endpoint_shows_its_state() {
     let of = |name| value(&metrics, name, &labels);
     let with = |name, key, text| value(&metrics, name, &[labels[0], labels[1], (key, text)]);
 
-    assert_eq!(
-        (
-            of("propylon_upstream_healthy"),
-            of("propylon_upstream_capacity")
-        ),
-        (Some(1.0), None)
-    );
+    assert_eq!((of("propylon_upstream_healthy"), of("propylon_upstream_capacity")), (Some(1.0), None));
     let held = endpoint.enter();
     endpoint.set_capacity(Some(4));
     endpoint.set_healthy(false);
@@ -133,43 +86,16 @@ fn an_endpoint_shows_its_state() {
     endpoint.record_connection(true);
     endpoint.record_first_byte(Duration::from_millis(1));
     held.record(404, Duration::from_millis(2));
-    assert_eq!(
-        (
-            of("propylon_upstream_healthy"),
-            of("propylon_upstream_capacity")
-        ),
-        (Some(0.0), Some(4.0))
-    );
+    assert_eq!((of("propylon_upstream_healthy"), of("propylon_upstream_capacity")), (Some(0.0), Some(4.0)));
     assert_eq!(of("propylon_upstream_in_flight"), Some(1.0));
     drop(held);
-    assert_eq!(
-        (of("propylon_upstream_in_flight"), endpoint.in_flight()),
-        (Some(0.0), 0)
-    );
-    assert_eq!(
-        with("propylon_upstream_requests_total", "code", "4xx"),
-        Some(1.0)
-    );
-    assert_eq!(
-        with("propylon_upstream_errors_total", "kind", "closed_early"),
-        Some(1.0)
-    );
-    assert_eq!(
-        with("propylon_upstream_errors_total", "kind", "reset"),
-        Some(0.0)
-    );
-    assert_eq!(
-        with("propylon_upstream_health_checks_total", "result", "ignored"),
-        Some(1.0)
-    );
-    assert_eq!(
-        with("propylon_upstream_connections_total", "reused", "true"),
-        Some(1.0)
-    );
-    assert_eq!(
-        with("propylon_upstream_connections_total", "reused", "false"),
-        Some(0.0)
-    );
+    assert_eq!((of("propylon_upstream_in_flight"), endpoint.in_flight()), (Some(0.0), 0));
+    assert_eq!(with("propylon_upstream_requests_total", "code", "4xx"), Some(1.0));
+    assert_eq!(with("propylon_upstream_errors_total", "kind", "closed_early"), Some(1.0));
+    assert_eq!(with("propylon_upstream_errors_total", "kind", "reset"), Some(0.0));
+    assert_eq!(with("propylon_upstream_health_checks_total", "result", "ignored"), Some(1.0));
+    assert_eq!(with("propylon_upstream_connections_total", "reused", "true"), Some(1.0));
+    assert_eq!(with("propylon_upstream_connections_total", "reused", "false"), Some(0.0));
     assert_eq!(of("propylon_upstream_first_byte_seconds_count"), Some(1.0));
     assert_eq!(of("propylon_upstream_duration_seconds_sum"), Some(0.002));
 }
@@ -184,16 +110,10 @@ fn an_upstream_and_a_listener_are_counted() {
     upstream.record_resolve_failure();
     let of = |name| value(&metrics, name, &[("upstream", "shop")]);
     assert_eq!(of("propylon_upstream_connect_seconds_count"), Some(1.0));
-    assert_eq!(
-        of("propylon_upstream_retry_budget_exhausted_total"),
-        Some(1.0)
-    );
+    assert_eq!(of("propylon_upstream_retry_budget_exhausted_total"), Some(1.0));
     assert_eq!(of("propylon_upstream_resolve_failures_total"), Some(1.0));
     let retries = [("upstream", "shop"), ("kind", "idempotent")];
-    assert_eq!(
-        value(&metrics, "propylon_upstream_retries_total", &retries),
-        Some(1.0)
-    );
+    assert_eq!(value(&metrics, "propylon_upstream_retries_total", &retries), Some(1.0));
 
     let listener = metrics.listener("0.0.0.0:80");
     let (mut one, two) = (listener.accept(), listener.accept());
@@ -201,132 +121,63 @@ fn an_upstream_and_a_listener_are_counted() {
     one.set_active(true);
     listener.record_refused(Refusal::PerIpLimit);
     listener.record_accept_error();
-    let state = |state| {
-        value(
-            &metrics,
-            "propylon_connections",
-            &[("listener", "0.0.0.0:80"), ("state", state)],
-        )
-    };
-    assert_eq!(
-        (state("active"), state("idle"), listener.open()),
-        (Some(1.0), Some(1.0), 2)
-    );
+    let state = |state| value(&metrics, "propylon_connections", &[("listener", "0.0.0.0:80"), ("state", state)]);
+    assert_eq!((state("active"), state("idle"), listener.open()), (Some(1.0), Some(1.0), 2));
     drop((one, two));
-    assert_eq!(
-        (state("active"), state("idle"), listener.open()),
-        (Some(0.0), Some(0.0), 0)
-    );
-    let total = value(
-        &metrics,
-        "propylon_connections_total",
-        &[("listener", "0.0.0.0:80")],
-    );
+    assert_eq!((state("active"), state("idle"), listener.open()), (Some(0.0), Some(0.0), 0));
+    let total = value(&metrics, "propylon_connections_total", &[("listener", "0.0.0.0:80")]);
     assert_eq!(total, Some(3.0));
     let refused = [("listener", "0.0.0.0:80"), ("reason", "per_ip_limit")];
-    assert_eq!(
-        value(&metrics, "propylon_connections_refused_total", &refused),
-        Some(1.0)
-    );
+    assert_eq!(value(&metrics, "propylon_connections_refused_total", &refused), Some(1.0));
 }
 
 #[test]
 fn reloads_and_rejections_are_counted() {
     let metrics = Metrics::new("1.2.3", REASONS);
     let of = |name| value(&metrics, name, &[]);
-    let reloads = |result| {
-        value(
-            &metrics,
-            "propylon_config_reloads_total",
-            &[("result", result)],
-        )
-    };
+    let reloads = |result| value(&metrics, "propylon_config_reloads_total", &[("result", result)]);
     let now = UNIX_EPOCH + Duration::from_millis(1_795_255_200_500);
     metrics.record_start(1, now);
     metrics.record_reload(Reload::Refused, 1, now + Duration::from_mins(1));
     assert_eq!(of("propylon_config_last_reload_success"), Some(0.0));
-    assert_eq!(
-        of("propylon_config_last_reload_success_timestamp_seconds"),
-        Some(1_795_255_200.5)
-    );
+    assert_eq!(of("propylon_config_last_reload_success_timestamp_seconds"), Some(1_795_255_200.5));
     metrics.record_reload(Reload::Applied, 2, now + Duration::from_secs(90));
     assert_eq!(of("propylon_config_last_reload_success"), Some(1.0));
-    assert_eq!(
-        of("propylon_config_last_reload_success_timestamp_seconds"),
-        Some(1_795_255_290.5)
-    );
+    assert_eq!(of("propylon_config_last_reload_success_timestamp_seconds"), Some(1_795_255_290.5));
     assert_eq!(of("propylon_config_generation"), Some(2.0));
-    assert_eq!(
-        (reloads("applied"), reloads("refused"), reloads("unchanged")),
-        (Some(1.0), Some(1.0), Some(0.0))
-    );
+    assert_eq!((reloads("applied"), reloads("refused"), reloads("unchanged")), (Some(1.0), Some(1.0), Some(0.0)));
 
     metrics.record_rejection(1);
     metrics.record_field_dropped(FieldDrop::Spoofable);
     let rejections = |reason| value(&metrics, "propylon_rejections_total", &[("reason", reason)]);
-    assert_eq!(
-        (rejections("no_route"), rejections("body_too_large")),
-        (Some(0.0), Some(1.0))
-    );
-    assert_eq!(
-        value(
-            &metrics,
-            "propylon_fields_dropped_total",
-            &[("reason", "spoofable")]
-        ),
-        Some(1.0)
-    );
-    assert_eq!(
-        value(&metrics, "propylon_build_info", &[("version", "1.2.3")]),
-        Some(1.0)
-    );
+    assert_eq!((rejections("no_route"), rejections("body_too_large")), (Some(0.0), Some(1.0)));
+    assert_eq!(value(&metrics, "propylon_fields_dropped_total", &[("reason", "spoofable")]), Some(1.0));
+    assert_eq!(value(&metrics, "propylon_build_info", &[("version", "1.2.3")]), Some(1.0));
 }
 
 #[test]
 fn hostile_names_stay_inside_their_quotes() {
     let name = "a\"} 1\npropylon_up 1\r\\n\\\"{x=\"ä\u{7f}";
     let metrics = Metrics::new(name, REASONS);
-    let _handles = (
-        metrics.route(name),
-        metrics.upstream(name),
-        metrics.endpoint(name, name),
-        metrics.listener(name),
-    );
-    metrics
-        .route(name)
-        .record(Method::Other, 200, Duration::ZERO, 0, 0);
+    let _handles = (metrics.route(name), metrics.upstream(name), metrics.endpoint(name, name), metrics.listener(name));
+    metrics.route(name).record(Method::Other, 200, Duration::ZERO, 0, 0);
     let samples = parse(&metrics.render());
     assert!(samples.iter().all(|(sample, ..)| sample != "propylon_up"));
     for label in ["route", "upstream", "endpoint", "listener", "version"] {
-        assert!(
-            samples
-                .iter()
-                .any(|(_, labels, _)| labels.get(label).is_some_and(|text| text == name)),
-            "{label}"
-        );
+        assert!(samples.iter().any(|(_, labels, _)| labels.get(label).is_some_and(|text| text == name)), "{label}");
     }
 }
 
 #[test]
 fn a_full_page_holds_every_metric_of_the_table_and_no_other() {
     let metrics = Metrics::new("1.2.3", REASONS);
-    let handles = (
-        metrics.route("r"),
-        metrics.upstream("u"),
-        metrics.endpoint("u", "e"),
-        metrics.listener("l"),
-    );
+    let handles = (metrics.route("r"), metrics.upstream("u"), metrics.endpoint("u", "e"), metrics.listener("l"));
     handles.0.record(Method::Get, 200, Duration::ZERO, 0, 0);
     handles.2.set_capacity(Some(1));
     let text = metrics.render();
-    let typed: Vec<&str> = text
-        .lines()
-        .filter_map(|line| line.strip_prefix("# TYPE "))
-        .collect();
-    let expected: Vec<String> = table::ALL
-        .iter()
-        .map(|family| format!("{} {}", family.name, family.kind.text()))
-        .collect();
+    let typed: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
+    let expected: Vec<String> =
+        table::ALL.iter().map(|family| format!("{} {}", family.name, family.kind.text())).collect();
     let mut sorted = expected.clone();
     sorted.sort();
     let mut typed_sorted = typed.clone();
@@ -336,9 +187,7 @@ fn a_full_page_holds_every_metric_of_the_table_and_no_other() {
     sorted.retain(|line| !line.starts_with("process_max_fds"));
     assert_eq!(typed_sorted, sorted);
     for family in table::ALL {
-        let sample = parse(&text)
-            .into_iter()
-            .find(|(name, ..)| name.starts_with(family.name));
+        let sample = parse(&text).into_iter().find(|(name, ..)| name.starts_with(family.name));
         let Some((_, labels, _)) = sample else {
             continue;
         };
@@ -354,22 +203,14 @@ fn a_thousand_endpoints_are_rendered() {
     let mut handles = Vec::new();
     for upstream in 0..50 {
         for endpoint in 0..20 {
-            let handle = metrics.endpoint(
-                &format!("upstream-{upstream}"),
-                &format!("10.0.{upstream}.{endpoint}:8000"),
-            );
+            let handle = metrics.endpoint(&format!("upstream-{upstream}"), &format!("10.0.{upstream}.{endpoint}:8000"));
             handle.record(200, Duration::from_millis(endpoint));
             handles.push(handle);
         }
     }
     let begun = Instant::now();
     let text = metrics.render();
-    eprintln!(
-        "{} endpoints: {} bytes in {:?}",
-        handles.len(),
-        text.len(),
-        begun.elapsed()
-    );
+    eprintln!("{} endpoints: {} bytes in {:?}", handles.len(), text.len(), begun.elapsed());
     let samples = text.lines().filter(|line| !line.starts_with('#')).count();
     assert!(samples > 50_000, "{samples}");
 }

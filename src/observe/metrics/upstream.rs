@@ -27,10 +27,7 @@ struct UpstreamShard {
 
 impl UpstreamMetrics {
     pub(super) fn new(name: &str) -> Self {
-        Self {
-            name: name.into(),
-            shards: Shards::default(),
-        }
+        Self { name: name.into(), shards: Shards::default() }
     }
 
     /// The name in the `upstream` label.
@@ -63,18 +60,13 @@ impl UpstreamMetrics {
 pub(super) fn write(upstreams: &[Arc<UpstreamMetrics>], page: &mut Page) {
     page.family(&table::UPSTREAM_CONNECT, |samples| {
         for upstream in upstreams {
-            samples.histogram(
-                &[&upstream.name],
-                &Reading::of(upstream.shards.iter().map(|shard| &shard.connect)),
-            );
+            samples.histogram(&[&upstream.name], &Reading::of(upstream.shards.iter().map(|shard| &shard.connect)));
         }
     });
     page.family(&table::UPSTREAM_RETRIES, |samples| {
         for upstream in upstreams {
             for kind in Retry::ALL {
-                let count = upstream
-                    .shards
-                    .count(|shard| shard.retries.get(*kind as usize));
+                let count = upstream.shards.count(|shard| shard.retries.get(*kind as usize));
                 samples.count(&[&upstream.name, kind.text()], count);
             }
         }
@@ -82,17 +74,10 @@ pub(super) fn write(upstreams: &[Arc<UpstreamMetrics>], page: &mut Page) {
     let mut counter = |family, pick: fn(&UpstreamShard) -> &AtomicU64| {
         page.family(family, |samples| {
             for upstream in upstreams {
-                samples.count(
-                    &[&upstream.name],
-                    upstream.shards.count(|shard| Some(pick(shard))),
-                );
+                samples.count(&[&upstream.name], upstream.shards.count(|shard| Some(pick(shard))));
             }
         });
     };
-    counter(&table::UPSTREAM_RETRY_BUDGET_EXHAUSTED, |shard| {
-        &shard.budget_exhausted
-    });
-    counter(&table::UPSTREAM_RESOLVE_FAILURES, |shard| {
-        &shard.resolve_failures
-    });
+    counter(&table::UPSTREAM_RETRY_BUDGET_EXHAUSTED, |shard| &shard.budget_exhausted);
+    counter(&table::UPSTREAM_RESOLVE_FAILURES, |shard| &shard.resolve_failures);
 }

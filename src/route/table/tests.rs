@@ -13,10 +13,7 @@ fn route(hosts: &[HostPattern], path: PathPattern, methods: &[&str]) -> Route {
         name: Arc::from("r"),
         hosts: hosts.to_vec(),
         path,
-        methods: methods
-            .iter()
-            .map(|method| method.parse().unwrap())
-            .collect(),
+        methods: methods.iter().map(|method| method.parse().unwrap()).collect(),
         action: Action::Upstream(0),
         strip_prefix: None,
         max_body: 0,
@@ -97,13 +94,7 @@ fn paths_by_kind() {
 
 #[test]
 fn hosts_by_kind() {
-    let table = Table::build(&routes(&[
-        "- /*",
-        "*.b.c /*",
-        "*.c /*",
-        "a.b.c /only",
-        "x.c+y.c /*",
-    ]));
+    let table = Table::build(&routes(&["- /*", "*.b.c /*", "*.c /*", "a.b.c /only", "x.c+y.c /*"]));
     for (host, path, index) in [
         ("a.b.c", "/only", 3),
         ("a.b.c", "/other", 1),
@@ -113,11 +104,7 @@ fn hosts_by_kind() {
         ("y.c", "/", 4),
         ("bb.cc", "/", 0),
     ] {
-        assert_eq!(
-            find(&table, host, path),
-            Found::Route(index),
-            "{host}{path}"
-        );
+        assert_eq!(find(&table, host, path), Found::Route(index), "{host}{path}");
     }
     assert_eq!(table.find(None, b"/only", &Method::GET), Found::Route(0));
     let table = Table::build(&routes(&["2001:DB8:0::1 /*"]));
@@ -148,10 +135,7 @@ fn methods_of_one_resource() {
     assert_eq!(ask("/c", Method::HEAD), Found::Route(5));
     assert_eq!(ask("/d", Method::HEAD), Found::Route(6));
     assert_eq!(ask("/d", Method::POST), Found::Route(7));
-    assert_eq!(
-        Table::build(&[]).find(None, b"/", &Method::GET),
-        Found::NotFound
-    );
+    assert_eq!(Table::build(&[]).find(None, b"/", &Method::GET), Found::NotFound);
 }
 
 #[test]
@@ -170,9 +154,9 @@ fn host_rank(pattern: Option<&HostPattern>, host: Option<&str>) -> Option<(u8, R
     match (pattern, host) {
         (None, _) => Some((2, Reverse(0))),
         (Some(HostPattern::Exact(name)), Some(host)) => (name == host).then_some((0, Reverse(0))),
-        (Some(HostPattern::Suffix(domain)), Some(host)) => host
-            .ends_with(&format!(".{domain}"))
-            .then_some((1, Reverse(domain.len()))),
+        (Some(HostPattern::Suffix(domain)), Some(host)) => {
+            host.ends_with(&format!(".{domain}")).then_some((1, Reverse(domain.len())))
+        }
         _ => None,
     }
 }
@@ -187,12 +171,7 @@ fn path_rank(path: &PathPattern) -> (u8, Reverse<usize>) {
 }
 
 /// The rules, one after the other, over all routes.
-fn reference(
-    routes: &[Route],
-    host: Option<&str>,
-    path: &[u8],
-    method: &Method,
-) -> Result<usize, Option<Vec<Method>>> {
+fn reference(routes: &[Route], host: Option<&str>, path: &[u8], method: &Method) -> Result<usize, Option<Vec<Method>>> {
     let mut all = Vec::new();
     for (index, route) in routes.iter().enumerate() {
         let hosts = route.hosts.iter().map(Some);
@@ -208,25 +187,14 @@ fn reference(
     let (_, best_host, best_path) = candidates.min_by_key(|&(rank, ..)| rank).ok_or(None)?;
     let same: Vec<_> = all
         .iter()
-        .filter(|(_, pattern, route)| {
-            *pattern == best_host && path_key(&route.path) == path_key(best_path)
-        })
+        .filter(|(_, pattern, route)| *pattern == best_host && path_key(&route.path) == path_key(best_path))
         .collect();
-    let naming = |method: &Method| {
-        same.iter()
-            .find(|(.., route)| route.methods.contains(method))
-    };
-    let head = (method == Method::HEAD)
-        .then(|| naming(&Method::GET))
-        .flatten();
+    let naming = |method: &Method| same.iter().find(|(.., route)| route.methods.contains(method));
+    let head = (method == Method::HEAD).then(|| naming(&Method::GET)).flatten();
     let rest = same.iter().find(|(.., route)| route.methods.is_empty());
     match naming(method).or(head).or(rest) {
         Some(&&(index, ..)) => Ok(index),
-        None => Err(Some(
-            same.iter()
-                .flat_map(|(.., route)| route.methods.clone())
-                .collect(),
-        )),
+        None => Err(Some(same.iter().flat_map(|(.., route)| route.methods.clone()).collect())),
     }
 }
 

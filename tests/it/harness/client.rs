@@ -18,8 +18,7 @@ pub struct Client {
 impl Client {
     #[track_caller]
     pub fn connect(address: &Address) -> Self {
-        Self::try_connect(address)
-            .unwrap_or_else(|error| panic!("cannot connect to {address}: {error}"))
+        Self::try_connect(address).unwrap_or_else(|error| panic!("cannot connect to {address}: {error}"))
     }
 
     pub fn try_connect(address: &Address) -> io::Result<Self> {
@@ -55,11 +54,7 @@ impl Client {
     }
 
     /// Sends pieces with a pause after each; stops early, and says so with `false`, once the gateway has closed.
-    pub fn drip<B: AsRef<[u8]>>(
-        &mut self,
-        pieces: impl IntoIterator<Item = B>,
-        pause: Duration,
-    ) -> bool {
+    pub fn drip<B: AsRef<[u8]>>(&mut self, pieces: impl IntoIterator<Item = B>, pause: Duration) -> bool {
         for piece in pieces {
             if self.try_send(piece).is_err() {
                 return false;
@@ -72,25 +67,13 @@ impl Client {
     /// Sends a request without waiting for its answer (so several may be pipelined). `Host: test` and, where there is a
     /// body, Content-Length are added unless they are among the fields.
     #[track_caller]
-    pub fn send_request(
-        &mut self,
-        method: &str,
-        target: &str,
-        fields: &[(&str, &str)],
-        body: impl AsRef<[u8]>,
-    ) {
+    pub fn send_request(&mut self, method: &str, target: &str, fields: &[(&str, &str)], body: impl AsRef<[u8]>) {
         self.send(request_bytes(method, target, fields, body.as_ref()));
     }
 
     /// Sends a request and reads its answer.
     #[track_caller]
-    pub fn request(
-        &mut self,
-        method: &str,
-        target: &str,
-        fields: &[(&str, &str)],
-        body: impl AsRef<[u8]>,
-    ) -> Response {
+    pub fn request(&mut self, method: &str, target: &str, fields: &[(&str, &str)], body: impl AsRef<[u8]>) -> Response {
         self.send_request(method, target, fields, body);
         self.response_to(method)
     }
@@ -178,11 +161,7 @@ impl Client {
 }
 
 fn request_bytes(method: &str, target: &str, fields: &[(&str, &str)], body: &[u8]) -> Vec<u8> {
-    let given = |name: &str| {
-        fields
-            .iter()
-            .any(|field| field.0.eq_ignore_ascii_case(name))
-    };
+    let given = |name: &str| fields.iter().any(|field| field.0.eq_ignore_ascii_case(name));
     let mut head = format!("{method} {target} HTTP/1.1\r\n");
     if !given("host") {
         head += "Host: test\r\n";

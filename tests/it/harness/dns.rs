@@ -39,11 +39,7 @@ impl DnsServer {
             let shared = Arc::clone(&shared);
             move || serve(&socket, &shared)
         });
-        Self {
-            address,
-            shared,
-            thread: Some(thread),
-        }
+        Self { address, shared, thread: Some(thread) }
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -130,11 +126,7 @@ fn parse_question(message: &[u8]) -> Option<Question<'_>> {
         labels.push(String::from_utf8_lossy(label).into_owned());
     }
     let kind = u16::from_be_bytes(message.get(at..at + 2)?.try_into().ok()?);
-    Some(Question {
-        bytes: message.get(12..at + 4)?,
-        name: known_as(&labels.join(".")),
-        kind,
-    })
+    Some(Question { bytes: message.get(12..at + 4)?, name: known_as(&labels.join(".")), kind })
 }
 
 /// The reply to one message; none where it is no question, or shall stay unanswered.
@@ -149,10 +141,8 @@ fn reply_to(message: &[u8], shared: &Shared) -> Option<Vec<u8>> {
         Some(Answer::Silence) => return None,
         None => (3, 0, Vec::new()),
     };
-    let records: Vec<Vec<u8>> = addresses
-        .into_iter()
-        .filter_map(|address| record(question.kind, ttl, address))
-        .collect();
+    let records: Vec<Vec<u8>> =
+        addresses.into_iter().filter_map(|address| record(question.kind, ttl, address)).collect();
     let count = u16::try_from(records.len()).ok()?;
     let mut reply = message.get(..2)?.to_vec();
     // A response, authoritative, recursion desired and available.
@@ -185,7 +175,8 @@ fn record(kind: u16, ttl: u32, address: IpAddr) -> Option<Vec<u8>> {
 mod tests {
     use super::*;
 
-    const QUESTION: &[u8] = b"\x12\x34\x01\x00\0\x01\0\0\0\0\0\x01\x03App\x04test\0\0\x01\0\x01\0\0\x29\x04\xd0\0\0\0\0\0\0";
+    const QUESTION: &[u8] =
+        b"\x12\x34\x01\x00\0\x01\0\0\0\0\0\x01\x03App\x04test\0\0\x01\0\x01\0\0\x29\x04\xd0\0\0\0\0\0\0";
 
     fn ask(server: &DnsServer) -> Vec<u8> {
         let socket = UdpSocket::bind(("127.0.0.1", 0)).unwrap();

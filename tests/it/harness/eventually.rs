@@ -20,21 +20,14 @@ pub fn eventually<T>(what: &str, probe: impl FnMut() -> Option<T>) -> T {
 
 /// [`eventually()`] with a deadline of its own.
 #[track_caller]
-pub fn eventually_within<T>(
-    deadline: Duration,
-    what: &str,
-    mut probe: impl FnMut() -> Option<T>,
-) -> T {
+pub fn eventually_within<T>(deadline: Duration, what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
     let end = Instant::now() + deadline;
     let mut pause = Duration::from_millis(1);
     loop {
         if let Some(value) = probe() {
             return value;
         }
-        assert!(
-            Instant::now() < end,
-            "did not happen within {deadline:?}: {what}"
-        );
+        assert!(Instant::now() < end, "did not happen within {deadline:?}: {what}");
         thread::sleep(pause);
         pause = (pause * 2).min(Duration::from_millis(50));
     }
@@ -48,11 +41,7 @@ pub fn scripted_delay(time: Duration) {
 
 /// How often a test repeats itself: `short` with `make test`, `long` with `make soak` (`PROPYLON_SOAK` is set).
 pub fn rounds(short: usize, long: usize) -> usize {
-    if std::env::var_os("PROPYLON_SOAK").is_some() {
-        long
-    } else {
-        short
-    }
+    if std::env::var_os("PROPYLON_SOAK").is_some() { long } else { short }
 }
 
 /// A gate between threads: whoever waits goes on once it is open. Clones are the same gate. Makes an order certain
@@ -84,20 +73,12 @@ impl Gate {
     /// After [`DEADLINE`].
     #[track_caller]
     pub fn wait(&self) {
-        assert!(
-            self.wait_at_most(DEADLINE),
-            "the gate was not opened within {DEADLINE:?}"
-        );
+        assert!(self.wait_at_most(DEADLINE), "the gate was not opened within {DEADLINE:?}");
     }
 
     /// Blocks until it is open or `time` has passed, and says which: true for open.
     pub fn wait_at_most(&self, time: Duration) -> bool {
         let open = self.state.0.lock().unwrap();
-        *self
-            .state
-            .1
-            .wait_timeout_while(open, time, |open| !*open)
-            .unwrap()
-            .0
+        *self.state.1.wait_timeout_while(open, time, |open| !*open).unwrap().0
     }
 }

@@ -38,28 +38,16 @@ impl Example {
                 let path = dir.path().join("flask.sock").display().to_string();
                 (vec![("FLASK_SOCKET", path)], vec![socket])
             }
-            "django" => (
-                vec![("DJANGO_BIND", ports[0].to_string())],
-                ports[..1].to_vec(),
-            ),
+            "django" => (vec![("DJANGO_BIND", ports[0].to_string())], ports[..1].to_vec()),
             "fastapi" => (
-                vec![
-                    ("FASTAPI_PORT_1", port(0)),
-                    ("FASTAPI_PORT_2", port(1)),
-                    ("FASTAPI_PORT_3", port(2)),
-                ],
+                vec![("FASTAPI_PORT_1", port(0)), ("FASTAPI_PORT_2", port(1)), ("FASTAPI_PORT_3", port(2))],
                 ports[..3].to_vec(),
             ),
             other => panic!("no example {other}"),
         };
         let mut command = Command::new(example_dir(name).join("start.sh"));
         command.stdin(Stdio::null()).envs(env.iter().cloned());
-        let mut example = Self {
-            name: name.to_owned(),
-            apps: Process::spawn(command, true),
-            env,
-            dir,
-        };
+        let mut example = Self { name: name.to_owned(), apps: Process::spawn(command, true), env, dir };
         for endpoint in endpoints {
             example.wait_until_it_answers(&endpoint);
         }
@@ -70,14 +58,8 @@ impl Example {
     pub fn gateway(&self) -> GatewayBuilder {
         let toml = fs::read_to_string(example_dir(&self.name).join("gateway.toml")).unwrap();
         let ports = [("LISTEN", "127.0.0.1:0"), ("ADMIN", "127.0.0.1:0")];
-        let gateway = ports
-            .iter()
-            .fold(Gateway::with(&toml), |gateway, (name, value)| {
-                gateway.env(name, *value)
-            });
-        self.env.iter().fold(gateway, |gateway, (name, value)| {
-            gateway.env(name, value.as_str())
-        })
+        let gateway = ports.iter().fold(Gateway::with(&toml), |gateway, (name, value)| gateway.env(name, *value));
+        self.env.iter().fold(gateway, |gateway, (name, value)| gateway.env(name, value.as_str()))
     }
 
     #[track_caller]
@@ -104,9 +86,7 @@ impl Drop for Example {
 }
 
 fn example_dir(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("examples")
-        .join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("examples").join(name)
 }
 
 /// Addresses that are free now. Another process could take one before the app does: the examples' scripts take ports, not

@@ -109,16 +109,11 @@ impl GatewayBuilder {
     }
 
     fn set_dir(&mut self, dir: &Path) {
-        self.values
-            .push(("dir".to_owned(), dir.display().to_string()));
+        self.values.push(("dir".to_owned(), dir.display().to_string()));
     }
 
     fn filled(&self, toml: &str) -> String {
-        self.values
-            .iter()
-            .fold(toml.to_owned(), |text, (name, value)| {
-                text.replace(&format!("{{{name}}}"), value)
-            })
+        self.values.iter().fold(toml.to_owned(), |text, (name, value)| text.replace(&format!("{{{name}}}"), value))
     }
 }
 
@@ -168,10 +163,7 @@ impl Gateway {
                 return Some(());
             }
             let ended = self.process.try_wait();
-            assert!(
-                ended.is_none(),
-                "the gateway ended instead of getting ready"
-            );
+            assert!(ended.is_none(), "the gateway ended instead of getting ready");
             None
         });
         let lines = self.process.stderr.all();
@@ -197,9 +189,7 @@ impl Gateway {
     /// The first admin listener.
     #[track_caller]
     pub fn admin(&self) -> &Address {
-        self.admin
-            .first()
-            .expect("the gateway has no admin listener")
+        self.admin.first().expect("the gateway has no admin listener")
     }
 
     pub fn pid(&self) -> u32 {
@@ -254,9 +244,7 @@ impl Gateway {
         let text = fs::read_to_string(self.dir().join("access.log"))
             .unwrap_or_else(|_| self.process.stdout.all().join("\n") + "\n");
         let whole = &text[..text.rfind('\n').map_or(0, |end| end + 1)];
-        let parse = |line: &str| {
-            serde_json::from_str(line).unwrap_or_else(|error| panic!("{error} in {line}"))
-        };
+        let parse = |line: &str| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error} in {line}"));
         whole.lines().filter(|l| !l.is_empty()).map(parse).collect()
     }
 
@@ -268,9 +256,7 @@ impl Gateway {
     /// Waits until a line of standard error holds `text`, and gives the first that does.
     #[track_caller]
     pub fn wait_for_log(&self, text: &str) -> String {
-        eventually(&format!("a log line with {text:?}"), || {
-            self.log().into_iter().find(|line| line.contains(text))
-        })
+        eventually(&format!("a log line with {text:?}"), || self.log().into_iter().find(|line| line.contains(text)))
     }
 
     pub fn signal(&self, signal: Signal) {
@@ -289,11 +275,7 @@ impl Gateway {
     #[track_caller]
     pub fn reload(&self) -> Finished {
         let finished = self.try_reload();
-        assert_eq!(
-            finished.code, 0,
-            "propylon reload failed: {}",
-            finished.stderr
-        );
+        assert_eq!(finished.code, 0, "propylon reload failed: {}", finished.stderr);
         finished
     }
 
@@ -339,11 +321,7 @@ impl Gateway {
         self.judged = true;
         let finished = self.finish(self.start.stop_bound);
         let faults = faults(&finished, &self.start.allowed_errors);
-        assert!(
-            faults.is_empty(),
-            "the gateway did not end well: {faults:#?}\n{}",
-            finished.stderr
-        );
+        assert!(faults.is_empty(), "the gateway did not end well: {faults:#?}\n{}", finished.stderr);
         finished
     }
 }
@@ -395,11 +373,7 @@ mod tests {
     #[test]
     fn a_panic_an_error_and_an_exit_code_are_faults() {
         let stderr = "ready\n2026-11-21T10:00:00Z ERROR propylon::x: disk full\n2026-11-21T10:00:00Z  INFO propylon::x: ERROR in a text\nthread 'main' panicked at src/x.rs";
-        let mut finished = Finished {
-            code: 0,
-            stdout: String::new(),
-            stderr: stderr.to_owned(),
-        };
+        let mut finished = Finished { code: 0, stdout: String::new(), stderr: stderr.to_owned() };
         assert_eq!(faults(&finished, &[]).len(), 2);
         finished.code = 1;
         assert_eq!(faults(&finished, &["disk full".to_owned()]).len(), 2);

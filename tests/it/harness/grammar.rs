@@ -20,28 +20,16 @@ pub fn malformed<T>(what: impl Into<String>) -> Result<T, Broken> {
 /// RFC 9110 section 5.6.2.
 pub fn is_token(text: &str) -> bool {
     let special = "!#$%&'*+-.^_`|~";
-    !text.is_empty()
-        && text
-            .chars()
-            .all(|c| c.is_ascii_alphanumeric() || special.contains(c))
+    !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || special.contains(c))
 }
 
 /// A line with its end taken off. Bytes become the characters of the same number (Latin-1), so none is lost.
 pub fn strict_line(line: &[u8]) -> Result<String, Broken> {
     let Some(line) = line.strip_suffix(b"\r\n") else {
-        return malformed(format!(
-            "a bare LF ends {:?}",
-            String::from_utf8_lossy(line)
-        ));
+        return malformed(format!("a bare LF ends {:?}", String::from_utf8_lossy(line)));
     };
-    if let Some(byte) = line
-        .iter()
-        .find(|&&byte| (byte < 0x20 && byte != b'\t') || byte == 0x7f)
-    {
-        return malformed(format!(
-            "byte {byte:#04x} in {:?}",
-            String::from_utf8_lossy(line)
-        ));
+    if let Some(byte) = line.iter().find(|&&byte| (byte < 0x20 && byte != b'\t') || byte == 0x7f) {
+        return malformed(format!("byte {byte:#04x} in {:?}", String::from_utf8_lossy(line)));
     }
     Ok(line.iter().map(|&byte| char::from(byte)).collect())
 }
@@ -49,9 +37,7 @@ pub fn strict_line(line: &[u8]) -> Result<String, Broken> {
 /// A field line into name and value, white space around the value taken off.
 pub fn parse_field(line: &str) -> Result<(String, String), Broken> {
     match line.split_once(':') {
-        Some((name, value)) if is_token(name) => {
-            Ok((name.to_owned(), value.trim_matches([' ', '\t']).to_owned()))
-        }
+        Some((name, value)) if is_token(name) => Ok((name.to_owned(), value.trim_matches([' ', '\t']).to_owned())),
         _ => malformed(format!("field line {line:?}")),
     }
 }
@@ -75,8 +61,6 @@ pub fn stated_framing(fields: &Fields) -> Result<Option<Framing>, Broken> {
             Ok(length) => Ok(Some(Framing::Length(length))),
             Err(_) => malformed(format!("Content-Length {length:?}")),
         },
-        _ => malformed(format!(
-            "Transfer-Encoding {codings:?} with Content-Length {lengths:?}"
-        )),
+        _ => malformed(format!("Transfer-Encoding {codings:?} with Content-Length {lengths:?}")),
     }
 }

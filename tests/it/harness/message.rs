@@ -17,22 +17,14 @@ impl Fields {
     #[track_caller]
     pub fn get(&self, name: &str) -> Option<&str> {
         let all = self.all(name);
-        assert!(
-            all.len() <= 1,
-            "{name} is there {} times: {all:?}",
-            all.len()
-        );
+        assert!(all.len() <= 1, "{name} is there {} times: {all:?}", all.len());
         all.first().copied()
     }
 
     /// Every value of a field, in order.
     pub fn all(&self, name: &str) -> Vec<&str> {
         let named = |field: &&(String, String)| field.0.eq_ignore_ascii_case(name);
-        self.0
-            .iter()
-            .filter(named)
-            .map(|(_, value)| value.as_str())
-            .collect()
+        self.0.iter().filter(named).map(|(_, value)| value.as_str()).collect()
     }
 
     pub fn has(&self, name: &str) -> bool {
@@ -103,8 +95,7 @@ impl Response {
     /// The body as JSON.
     #[track_caller]
     pub fn json(&self) -> serde_json::Value {
-        serde_json::from_slice(&self.body)
-            .unwrap_or_else(|error| panic!("the body is no JSON ({error}): {self}"))
+        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("the body is no JSON ({error}): {self}"))
     }
 
     /// Asserts the status, and shows the whole response where it is another.
@@ -119,12 +110,7 @@ impl fmt::Display for Response {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let body = &self.body[..self.body.len().min(2000)];
         let head = String::from_utf8_lossy(&self.raw_head);
-        write!(
-            f,
-            "{head}{} ({} bytes)",
-            String::from_utf8_lossy(body),
-            self.body.len()
-        )
+        write!(f, "{head}{} ({} bytes)", String::from_utf8_lossy(body), self.body.len())
     }
 }
 

@@ -40,9 +40,7 @@ impl Metrics {
     pub fn value(&self, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
         let carries = |sample: &&Sample| {
             sample.name == name
-                && labels
-                    .iter()
-                    .all(|(label, value)| sample.labels.get(*label).is_some_and(|v| v == value))
+                && labels.iter().all(|(label, value)| sample.labels.get(*label).is_some_and(|v| v == value))
         };
         let mut found = self.samples.iter().filter(carries).peekable();
         found.peek()?;
@@ -56,11 +54,7 @@ impl Metrics {
 
     /// Every value that this label has anywhere.
     pub fn label_values(&self, label: &str) -> BTreeSet<&str> {
-        self.samples
-            .iter()
-            .filter_map(|sample| sample.labels.get(label))
-            .map(String::as_str)
-            .collect()
+        self.samples.iter().filter_map(|sample| sample.labels.get(label)).map(String::as_str).collect()
     }
 }
 
@@ -79,11 +73,7 @@ fn parse_sample(line: &str) -> Option<Sample> {
         }
         rest = rest.strip_prefix('}')?;
     }
-    Some(Sample {
-        name: name.to_owned(),
-        labels,
-        value: rest.strip_prefix(' ')?.parse().ok()?,
-    })
+    Some(Sample { name: name.to_owned(), labels, value: rest.strip_prefix(' ')?.parse().ok()? })
 }
 
 /// A label's value up to its closing quote, escapes undone, and what follows.

@@ -13,13 +13,7 @@
 // Each test uses some of it, and no build uses all of it at every moment.
 #![allow(dead_code, unused_imports)]
 // A harness says that a test failed by panicking, and shows logs on stderr.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::print_stderr
-)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::print_stderr)]
 
 mod client;
 mod dns;

@@ -63,10 +63,7 @@ impl Origin {
 
     /// Where another one listened before: a server that comes back.
     #[track_caller]
-    pub fn start_at(
-        address: &Address,
-        script: impl Fn(&mut Connection) + Send + Sync + 'static,
-    ) -> Self {
+    pub fn start_at(address: &Address, script: impl Fn(&mut Connection) + Send + Sync + 'static) -> Self {
         let mut origin = Self::bind(address);
         let (listener, shared) = (Arc::clone(&origin.listener), Arc::clone(&origin.shared));
         origin.acceptor = Some(thread::spawn(move || {
@@ -78,9 +75,11 @@ impl Origin {
 
     /// Answers every request with these bytes and keeps the connection.
     pub fn fixed(response: impl AsRef<[u8]> + Send + Sync + 'static) -> Self {
-        Self::start(move |connection| {
-            while connection.read_request().is_some() && connection.write(response.as_ref()) {}
-        })
+        Self::start(
+            move |connection| {
+                while connection.read_request().is_some() && connection.write(response.as_ref()) {}
+            },
+        )
     }
 
     /// Answers every request with 200 and the raw request head as the body.
@@ -98,9 +97,7 @@ impl Origin {
         let mut origin = Self::bind(&Address::any_port());
         let socket = origin.listener.as_socket();
         socket.listen(0).unwrap();
-        let Address::Tcp(address) = origin.address else {
-            unreachable!("bound to a port")
-        };
+        let Address::Tcp(address) = origin.address else { unreachable!("bound to a port") };
         let wait = Duration::from_millis(200);
         while let Ok(filler) = std::net::TcpStream::connect_timeout(&address, wait) {
             origin.fillers.push(Stream::Tcp(filler));
@@ -115,8 +112,7 @@ impl Origin {
 
     #[track_caller]
     fn bind(address: &Address) -> Self {
-        let listener = Listener::bind(address)
-            .unwrap_or_else(|error| panic!("an origin at {address}: {error}"));
+        let listener = Listener::bind(address).unwrap_or_else(|error| panic!("an origin at {address}: {error}"));
         Self {
             address: listener.address(address),
             listener: Arc::new(listener),
@@ -170,9 +166,7 @@ impl Origin {
         for (_, stream) in self.shared.open.lock().unwrap().iter() {
             stream.shutdown(Shutdown::Both);
         }
-        eventually("the origin's scripts end", || {
-            (self.open_connections() == 0).then_some(())
-        });
+        eventually("the origin's scripts end", || (self.open_connections() == 0).then_some(()));
     }
 }
 
@@ -186,11 +180,7 @@ impl Drop for Origin {
         }
         self.stop();
         let failures = self.shared.failures.lock().unwrap();
-        assert!(
-            failures.is_empty(),
-            "scripts of the origin at {} failed: {failures:#?}",
-            self.address
-        );
+        assert!(failures.is_empty(), "scripts of the origin at {} failed: {failures:#?}", self.address);
     }
 }
 
@@ -199,12 +189,8 @@ fn accept_all(listener: &Listener, shared: &Arc<Shared>, script: &Arc<Script>) {
         let number = shared.accepted.fetch_add(1, Ordering::SeqCst);
         let clone = stream.try_clone().unwrap();
         shared.open.lock().unwrap().push((number, clone));
-        let mut connection = Connection {
-            number,
-            wire: Wire::new(stream.try_clone().unwrap()),
-            stream,
-            shared: Arc::clone(shared),
-        };
+        let mut connection =
+            Connection { number, wire: Wire::new(stream.try_clone().unwrap()), stream, shared: Arc::clone(shared) };
         let script = Arc::clone(script);
         thread::spawn(move || {
             let shared = Arc::clone(&connection.shared);
@@ -222,9 +208,7 @@ fn accept_all(listener: &Listener, shared: &Arc<Shared>, script: &Arc<Script>) {
 
 fn panic_text(payload: &(dyn std::any::Any + Send)) -> String {
     let text = payload.downcast_ref::<String>().map(String::as_str);
-    text.or_else(|| payload.downcast_ref::<&str>().copied())
-        .unwrap_or("a panic without text")
-        .to_owned()
+    text.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("a panic without text").to_owned()
 }
 
 /// One accepted connection, in the hands of a script.
@@ -287,10 +271,7 @@ impl Connection {
     /// Sends a response of this status and body, framed by Content-Length.
     pub fn answer(&mut self, status: u16, body: impl AsRef<[u8]>) -> bool {
         let body = body.as_ref();
-        let head = format!(
-            "HTTP/1.1 {status} Scripted\r\nContent-Length: {}\r\n\r\n",
-            body.len()
-        );
+        let head = format!("HTTP/1.1 {status} Scripted\r\nContent-Length: {}\r\n\r\n", body.len());
         self.write([head.as_bytes(), body].concat())
     }
 

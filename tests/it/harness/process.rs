@@ -7,9 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use rustix::process::{
-    Pid, Signal, WaitId, WaitIdOptions, kill_process, kill_process_group, waitid,
-};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, kill_process_group, waitid};
 
 use super::eventually::eventually_within;
 
@@ -35,10 +33,7 @@ impl Lines {
         thread::spawn(move || {
             let mut source = BufReader::new(source);
             let mut line = Vec::new();
-            while source
-                .read_until(b'\n', &mut line)
-                .is_ok_and(|count| count > 0)
-            {
+            while source.read_until(b'\n', &mut line).is_ok_and(|count| count > 0) {
                 let text = String::from_utf8_lossy(&line);
                 let text = text.trim_end_matches('\n').to_owned();
                 lines.0.lock().unwrap().push(text);
@@ -68,22 +63,10 @@ impl Process {
             command.process_group(0);
         }
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command
-            .spawn()
-            .unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
+        let mut child = command.spawn().unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
         let (stdout, stderr) = (Lines::default(), Lines::default());
-        let readers = vec![
-            stdout.collect(child.stdout.take().unwrap()),
-            stderr.collect(child.stderr.take().unwrap()),
-        ];
-        Self {
-            child,
-            group,
-            stdout,
-            stderr,
-            readers,
-            status: None,
-        }
+        let readers = vec![stdout.collect(child.stdout.take().unwrap()), stderr.collect(child.stderr.take().unwrap())];
+        Self { child, group, stdout, stderr, readers, status: None }
     }
 
     pub fn pid(&self) -> u32 {
@@ -96,11 +79,7 @@ impl Process {
             return;
         }
         let pid = Pid::from_child(&self.child);
-        let sent = if self.group {
-            kill_process_group(pid, signal)
-        } else {
-            kill_process(pid, signal)
-        };
+        let sent = if self.group { kill_process_group(pid, signal) } else { kill_process(pid, signal) };
         if let Err(error) = sent {
             assert_eq!(error, rustix::io::Errno::SRCH, "signalling {pid:?}");
         }

@@ -92,18 +92,9 @@ impl PythonBuilder {
     #[track_caller]
     pub fn start(self) -> PythonServer {
         let dir = tempfile::tempdir().unwrap();
-        let address = if self.unix {
-            Address::Unix(dir.path().join("app.sock"))
-        } else {
-            Address::any_port()
-        };
+        let address = if self.unix { Address::Unix(dir.path().join("app.sock")) } else { Address::any_port() };
         let (process, address) = self.spawn(&address);
-        let mut server = PythonServer {
-            start: self,
-            process,
-            address,
-            dir,
-        };
+        let mut server = PythonServer { start: self, process, address, dir };
         server.wait_until_it_answers();
         server
     }
@@ -116,12 +107,10 @@ impl PythonBuilder {
         command.env("PYTHONUNBUFFERED", "1");
         let address = match address {
             Address::Tcp(_) => {
-                let listener = Listener::bind(address)
-                    .unwrap_or_else(|error| panic!("{address} for a server: {error}"));
+                let listener =
+                    Listener::bind(address).unwrap_or_else(|error| panic!("{address} for a server: {error}"));
                 let bound = listener.address(address);
-                let Listener::Tcp(listener) = listener else {
-                    unreachable!("a TCP address gives a TCP listener")
-                };
+                let Listener::Tcp(listener) = listener else { unreachable!("a TCP address gives a TCP listener") };
                 // Gunicorn listens itself, the others take the socket as it is; both find it listening.
                 command.stdin(Stdio::from(OwnedFd::from(listener)));
                 bound
@@ -146,12 +135,8 @@ fn bind_arguments(program: Program, address: &Address) -> Vec<String> {
         _ => None,
     };
     let words = match (program, path) {
-        (Program::Gunicorn | Program::Hypercorn, None) => {
-            ["--bind".to_owned(), "fd://0".to_owned()]
-        }
-        (Program::Gunicorn | Program::Hypercorn, Some(path)) => {
-            ["--bind".to_owned(), format!("unix:{path}")]
-        }
+        (Program::Gunicorn | Program::Hypercorn, None) => ["--bind".to_owned(), "fd://0".to_owned()],
+        (Program::Gunicorn | Program::Hypercorn, Some(path)) => ["--bind".to_owned(), format!("unix:{path}")],
         (Program::Uvicorn | Program::Daphne, None) => ["--fd".to_owned(), "0".to_owned()],
         (Program::Uvicorn, Some(path)) => ["--uds".to_owned(), path],
         (Program::Daphne, Some(path)) => ["-u".to_owned(), path],
@@ -167,10 +152,7 @@ fn repository() -> &'static Path {
 fn installed(program: Program) -> PathBuf {
     let name = format!("{program:?}").to_lowercase();
     let path = repository().join(".venv/bin").join(&name);
-    assert!(
-        path.exists(),
-        "{name} is missing: run `make test` (scripts/setup.sh) first"
-    );
+    assert!(path.exists(), "{name} is missing: run `make test` (scripts/setup.sh) first");
     path
 }
 
@@ -246,9 +228,7 @@ impl PythonServer {
     /// The last of its workers holds the socket until the kernel has taken that worker down.
     #[track_caller]
     fn wait_until_refused(&self) {
-        eventually("the Python server's address refuses", || {
-            Client::try_connect(&self.address).is_err().then_some(())
-        });
+        eventually("the Python server's address refuses", || Client::try_connect(&self.address).is_err().then_some(()));
     }
 
     /// Starts it again at the same address, after [`PythonServer::stop`] or [`PythonServer::kill`], and waits until it
@@ -267,10 +247,7 @@ impl PythonServer {
             let ended = self.process.try_wait();
             assert!(ended.is_none(), "the Python server ended: {}", shown());
             let mut client = Client::try_connect(&self.address).ok()?;
-            let request = format!(
-                "GET {} HTTP/1.1\r\nHost: localhost\r\n\r\n",
-                self.start.probe
-            );
+            let request = format!("GET {} HTTP/1.1\r\nHost: localhost\r\n\r\n", self.start.probe);
             client.try_send(request).ok()?;
             client.try_response().ok()
         });
@@ -280,10 +257,7 @@ impl PythonServer {
 impl Drop for PythonServer {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!(
-                "--- the Python server's log\n{}\n---",
-                self.log().join("\n")
-            );
+            eprintln!("--- the Python server's log\n{}\n---", self.log().join("\n"));
         }
         self.process.kill();
     }

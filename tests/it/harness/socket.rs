@@ -36,10 +36,7 @@ impl Address {
                 Some(name) => Self::Abstract(name.to_owned()),
                 None => Self::Unix(PathBuf::from(path)),
             },
-            None => Self::Tcp(
-                text.parse()
-                    .unwrap_or_else(|_| panic!("no address: {text}")),
-            ),
+            None => Self::Tcp(text.parse().unwrap_or_else(|_| panic!("no address: {text}"))),
         }
     }
 
@@ -79,9 +76,7 @@ impl Stream {
                 Self::Tcp(stream)
             }
             Address::Unix(path) => Self::Unix(UnixStream::connect(path)?),
-            Address::Abstract(name) => Self::Unix(UnixStream::connect_addr(
-                &UnixAddr::from_abstract_name(name)?,
-            )?),
+            Address::Abstract(name) => Self::Unix(UnixStream::connect_addr(&UnixAddr::from_abstract_name(name)?)?),
         };
         stream.bounded()
     }
@@ -182,9 +177,7 @@ impl Listener {
                 let _ = std::fs::remove_file(path);
                 Self::Unix(UnixListener::bind(path)?)
             }
-            Address::Abstract(name) => Self::Unix(UnixListener::bind_addr(
-                &UnixAddr::from_abstract_name(name)?,
-            )?),
+            Address::Abstract(name) => Self::Unix(UnixListener::bind_addr(&UnixAddr::from_abstract_name(name)?)?),
         })
     }
 

@@ -3,9 +3,7 @@
 
 use std::io::{self, ErrorKind, Read};
 
-use super::grammar::{
-    Framing, is_token, malformed, parse_chunk_size, parse_field, stated_framing, strict_line,
-};
+use super::grammar::{Framing, is_token, malformed, parse_chunk_size, parse_field, stated_framing, strict_line};
 use super::message::{Broken, Fields, Request, Response};
 
 /// A byte source with what was read ahead of the message in hand.
@@ -22,10 +20,7 @@ enum Cut {
 
 impl<R: Read> Wire<R> {
     pub fn new(source: R) -> Self {
-        Self {
-            source,
-            ahead: Vec::new(),
-        }
+        Self { source, ahead: Vec::new() }
     }
 
     /// The bytes read so far that belong to no message yet.
@@ -130,10 +125,7 @@ impl<R: Read> Wire<R> {
     fn read_line(&mut self, max: usize) -> Result<Option<String>, Broken> {
         let mut searched = 0;
         loop {
-            if let Some(at) = self.ahead[searched..]
-                .iter()
-                .position(|&byte| byte == b'\n')
-            {
+            if let Some(at) = self.ahead[searched..].iter().position(|&byte| byte == b'\n') {
                 let line: Vec<u8> = self.ahead.drain(..=searched + at).collect();
                 return strict_line(&line).map(Some);
             }
@@ -170,14 +162,8 @@ impl<R: Read> Wire<R> {
         let Some(start) = lines.next() else {
             return malformed("an empty line before the head");
         };
-        let fields = lines
-            .map(|line| parse_field(&line))
-            .collect::<Result<_, _>>()?;
-        Ok(Head {
-            raw,
-            start,
-            fields: Fields(fields),
-        })
+        let fields = lines.map(|line| parse_field(&line)).collect::<Result<_, _>>()?;
+        Ok(Head { raw, start, fields: Fields(fields) })
     }
 
     fn read_body(&mut self, framing: Framing, body: &mut Vec<u8>) -> Result<Fields, Cut> {
@@ -226,9 +212,7 @@ impl<R: Read> Wire<R> {
             let mut end = Vec::new();
             self.read_exactly(2, &mut end)?;
             if end != b"\r\n" {
-                return Err(Cut::Other(Broken::Malformed(format!(
-                    "{end:?} after a chunk"
-                ))));
+                return Err(Cut::Other(Broken::Malformed(format!("{end:?} after a chunk"))));
             }
         }
         let mut trailers = Vec::new();
@@ -323,14 +307,10 @@ mod tests {
 
     #[test]
     fn reads_a_body_by_its_length_and_leaves_the_next_response() {
-        let bytes =
-            b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nX-a:  b \r\n\r\nabcHTTP/1.1 204 \r\n\r\n";
+        let bytes = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nX-a:  b \r\n\r\nabcHTTP/1.1 204 \r\n\r\n";
         let mut wire = Wire::new(bytes.as_slice());
         let first = wire.read_response("GET").unwrap();
-        assert_eq!(
-            (first.status, first.body.as_slice()),
-            (200, b"abc".as_slice())
-        );
+        assert_eq!((first.status, first.body.as_slice()), (200, b"abc".as_slice()));
         assert_eq!(first.fields.names(), ["Content-Length", "X-a"]);
         assert_eq!(first.field("x-A"), Some("b"));
         assert_eq!(first.raw_head, bytes[..46 + 2]);
@@ -341,18 +321,11 @@ mod tests {
     #[test]
     fn reads_chunks_and_trailers() {
         let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
-        let whole = response(
-            format!("{head}3\r\nabc\r\nA\r\n0123456789\r\n0\r\nX-T: 1\r\n\r\n").as_bytes(),
-        );
+        let whole = response(format!("{head}3\r\nabc\r\nA\r\n0123456789\r\n0\r\nX-T: 1\r\n\r\n").as_bytes());
         let whole = whole.unwrap();
         assert_eq!(whole.body, b"abc0123456789");
         assert_eq!(whole.trailers.get("x-t"), Some("1"));
-        for cut in [
-            "3\r\nab",
-            "3\r\nabc\r\n",
-            "3\r\nabc\r\n0\r\n",
-            "3\r\nabc\r\n0\r\nX-T: 1\r\n",
-        ] {
+        for cut in ["3\r\nab", "3\r\nabc\r\n", "3\r\nabc\r\n0\r\n", "3\r\nabc\r\n0\r\nX-T: 1\r\n"] {
             let broken = response(format!("{head}{cut}").as_bytes()).unwrap_err();
             assert!(broken.truncated().body.starts_with(b"ab"), "{cut:?}");
         }
@@ -365,10 +338,7 @@ mod tests {
             "fffffffffffffffff\r\n",
         ] {
             let broken = response(format!("{head}{bad}").as_bytes());
-            assert!(
-                matches!(broken, Err(Broken::Malformed(_))),
-                "{bad:?}: {broken:?}"
-            );
+            assert!(matches!(broken, Err(Broken::Malformed(_))), "{bad:?}: {broken:?}");
         }
     }
 
@@ -377,14 +347,8 @@ mod tests {
         let broken = response(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nabc").unwrap_err();
         assert_eq!(broken.truncated().body, b"abc");
         let whole = response(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nabc").unwrap();
-        assert_eq!(
-            (whole.framing, whole.body.as_slice()),
-            (Framing::UntilClose, b"abc".as_slice())
-        );
-        assert!(matches!(
-            response(b"HTTP/1.1 200 OK\r\nA: b"),
-            Err(Broken::TruncatedHead(_))
-        ));
+        assert_eq!((whole.framing, whole.body.as_slice()), (Framing::UntilClose, b"abc".as_slice()));
+        assert!(matches!(response(b"HTTP/1.1 200 OK\r\nA: b"), Err(Broken::TruncatedHead(_))));
     }
 
     #[test]
@@ -430,10 +394,7 @@ mod tests {
             "HTTP/1.1 204 No Content\r\nContent-Length: 0\r\n\r\n",
         ] {
             let broken = response(bad.as_bytes());
-            assert!(
-                matches!(broken, Err(Broken::Malformed(_))),
-                "{bad:?}: {broken:?}"
-            );
+            assert!(matches!(broken, Err(Broken::Malformed(_))), "{bad:?}: {broken:?}");
         }
     }
 
@@ -442,10 +403,7 @@ mod tests {
         let bytes = b"POST /a?b HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nhiGET / HTTP/1.1\r\nHost: x\r\n\r\n";
         let mut wire = Wire::new(Drip(bytes));
         let mut request = wire.read_request_head().unwrap();
-        assert_eq!(
-            (request.method.as_str(), request.target.as_str()),
-            ("POST", "/a?b")
-        );
+        assert_eq!((request.method.as_str(), request.target.as_str()), ("POST", "/a?b"));
         wire.read_request_body(&mut request).unwrap();
         assert_eq!(request.body, b"hi");
         assert_eq!(wire.read_request_head().unwrap().framing, Framing::None);
