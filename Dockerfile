@@ -1,4 +1,4 @@
-# Two stages: the first compiles, the second holds the program and nothing to compile with.
+# Two stages: the first compiles one static program, the second holds it and nothing else.
 #   docker build -t propylon .
 FROM rust:1.95-bookworm AS build
 # A crate compiles C with cmake.
@@ -8,22 +8,19 @@ WORKDIR /build
 COPY Cargo.toml Cargo.lock ./
 COPY src src
 COPY tests/it tests/it
-RUN cargo build --release --locked --bin propylon
+COPY LICENSE scripts/image.sh ./
+# Builds the program with the C library in it, and lays out /image: the whole file system of the second stage.
+RUN ./image.sh /image
 
-FROM debian:bookworm-slim
-RUN groupadd --gid 10001 propylon \
- && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin propylon \
- && mkdir -p /etc/propylon \
- && install -d -o propylon -g propylon -m 0750 /run/propylon
-COPY --from=build /build/target/release/propylon /usr/local/bin/propylon
-COPY LICENSE /usr/share/doc/propylon/LICENSE
-# A number, so that Kubernetes can see that it is not root.
+FROM scratch
+COPY --from=build /image/ /
+# A number: there is no list of users, and Kubernetes can see that it is not root.
 USER 10001:10001
 # The gateway, and the admin listener (off the internet, please).
 EXPOSE 8080 9901
 HEALTHCHECK --interval=10s --timeout=3s --start-period=5s --retries=3 \
-  CMD ["propylon", "health", "--config", "/etc/propylon/gateway.toml"]
+  CMD ["/propylon", "health", "--config", "/etc/propylon/gateway.toml"]
 # TERM drains: give it at least server.shutdown_delay and server.shutdown_timeout (docker stop --time).
 STOPSIGNAL SIGTERM
-ENTRYPOINT ["propylon"]
+ENTRYPOINT ["/propylon"]
 CMD ["run", "--config", "/etc/propylon/gateway.toml"]

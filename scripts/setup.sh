@@ -3,7 +3,7 @@
 #
 #   scripts/setup.sh build   cmake, cc, c++                            (make build)
 #   scripts/setup.sh lint    the above, cargo-deny                     (make lint)
-#   scripts/setup.sh test    those of build, curl, .venv               (make test, make demo)
+#   scripts/setup.sh test    those of build, curl, redis-server, .venv (make test, make demo)
 #   scripts/setup.sh bench   those of build, nginx, wrk                (make bench)
 #
 # Rust itself is not installed: it takes the toolchain that is there, and says so when there is none.
@@ -88,6 +88,8 @@ case $stage in
   lint) ;;
   test)
     need curl curl
+    # What limits and the cache will share; their tests start one of their own.
+    need redis-server redis-server
     need python3 python3
     # A stock Debian has python3 without the part that makes environments.
     python3 -c 'import ensurepip, venv' >/dev/null 2>&1 || packages+=(python3-venv)

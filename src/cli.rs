@@ -13,6 +13,8 @@ use crate::config::model::ListenAddr;
 use crate::config::{self, Config, Warning};
 use crate::server;
 
+/// The configuration where none is named.
+const DEFAULT_FILE: &str = "gateway.toml";
 /// Usage or configuration.
 const BAD_INPUT: u8 = 2;
 /// For an answer to `propylon health`.
@@ -55,17 +57,19 @@ enum Command {
 #[derive(Debug, Args)]
 struct ConfigFile {
     /// The configuration.
-    #[arg(long, value_name = "FILE", default_value = "gateway.toml")]
+    #[arg(long, value_name = "FILE", default_value = DEFAULT_FILE)]
     config: PathBuf,
 }
+
+const TO_HELP: &str = "Send everything to this endpoint, with no configuration file: 127.0.0.1:8000 or unix:/run/app.sock. May be repeated";
 
 #[derive(Debug, Args)]
 struct Run {
     /// The configuration.
-    #[arg(long, value_name = "FILE", default_value = "gateway.toml", conflicts_with_all = ["to", "listen", "preset"])]
+    #[arg(long, value_name = "FILE", default_value = DEFAULT_FILE, conflicts_with_all = ["to", "listen", "preset"])]
     config: PathBuf,
-    /// Send everything to this endpoint, with no configuration file: 127.0.0.1:8000 or `unix:/run/app.sock`. May be repeated.
-    #[arg(long, value_name = "ADDR")]
+    // No doc comment: the help would show the backquotes that one needs around the path.
+    #[arg(long, value_name = "ADDR", help = TO_HELP)]
     to: Vec<String>,
     /// Listen here instead of 0.0.0.0:8080. May be repeated.
     #[arg(long, value_name = "ADDR", requires = "to")]
@@ -116,19 +120,25 @@ impl Failure {
 
 impl Run {
     fn execute(self) -> Result<String, Failure> {
-        let loaded = if self.to.is_empty() {
-            config::load(&self.config)
+        let (config, warnings) = if self.to.is_empty() {
+            load(&self.config)?
         } else {
             config::from_flags(&self.to, &self.listen, self.preset.as_deref())
+                .map_err(|error| Failure::bad_input(&error))?
         };
-        let (config, warnings) = loaded.map_err(|error| Failure::bad_input(&error))?;
         server::run(config, &warnings).map_err(|error| Failure::failed(&error))?;
         Ok(String::new())
     }
 }
 
 fn load(path: &Path) -> Result<(Config, Vec<Warning>), Failure> {
-    config::load(path).map_err(|error| Failure::bad_input(&error))
+    config::load(path).map_err(|errors| {
+        let mut text = errors.to_string();
+        if path == Path::new(DEFAULT_FILE) && !path.exists() {
+            text.push_str("\nname a file with --config, or do without one: propylon run --to 127.0.0.1:8000");
+        }
+        Failure::bad_input(&text)
+    })
 }
 
 fn check(path: &Path) -> Result<String, Failure> {

@@ -147,7 +147,8 @@ say "the access log of the last request"
 tail -n 1 "$ACCESS_LOG" | python3 -m json.tool --no-ensure-ascii
 
 say "some metrics"
-curl -sS "http://$ADMIN/metrics" | grep -E '^propylon_(requests_total|upstream_(requests_total|healthy|retries_total))' | head -n 16
+curl -sS "http://$ADMIN/metrics" |
+  awk '/^propylon_(requests_total|upstream_(requests_total|healthy|retries_total))/ && ($NF > 0 || /healthy/)'
 
 if [ -n "${KEEP:-}" ]; then
   # From here on Ctrl-C is the way it is meant to end.

@@ -139,6 +139,7 @@ pub struct Outcome {
     sent_bytes: AtomicU64,
     body_touched: AtomicBool,
     client_gone: AtomicBool,
+    client_unanswered: AtomicBool,
     fault: AtomicUsize,
 }
 
@@ -149,6 +150,7 @@ impl Outcome {
             sent_bytes: AtomicU64::new(0),
             body_touched: AtomicBool::new(false),
             client_gone: AtomicBool::new(false),
+            client_unanswered: AtomicBool::new(false),
             fault: AtomicUsize::new(NO_FAULT),
         }
     }
@@ -184,6 +186,16 @@ impl Outcome {
     #[must_use]
     pub fn client_gone(&self) -> bool {
         self.client_gone.load(Relaxed)
+    }
+
+    /// Whether it left before it had the head of one, whatever the app went on to say.
+    #[must_use]
+    pub fn client_unanswered(&self) -> bool {
+        self.client_unanswered.load(Relaxed)
+    }
+
+    pub(super) fn mark_client_unanswered(&self) {
+        self.client_unanswered.store(true, Relaxed);
     }
 
     pub(super) fn mark_client_gone(&self) {

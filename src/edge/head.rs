@@ -4,7 +4,9 @@
 //! large. Fields that must not reach the app are dropped here, where each is looked at once; what is done with the rest is
 //! `proxy`'s.
 
-use bytes::{Bytes, BytesMut};
+use std::borrow::Cow;
+
+use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderName, HeaderValue, Method, Version, header};
 use pingora_http::RequestHeader;
 
@@ -49,7 +51,7 @@ pub struct Dropped {
 /// What the limits of the server behind are compared with.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct HeadSize {
-    /// Bytes of the request line without CRLF.
+    /// Bytes of the request line without CRLF, as it goes on.
     pub request_line: usize,
     /// Bytes of the longest field line without CRLF.
     pub longest_field: usize,
@@ -80,6 +82,8 @@ impl From<&ClientLimits> for HeadLimits {
 /// Finds the end of a head as it arrives. One for each head.
 #[derive(Debug, Default)]
 pub struct HeadReader {
+    /// The one empty line before the head was there.
+    skipped: bool,
     scanned: usize,
     line_start: usize,
     lines: usize,
@@ -106,9 +110,7 @@ impl HeadReader {
     /// The length of the head with its empty line. Every line must end with CRLF and respect its limit, whether or not
     /// the rest is there.
     fn find_end(&mut self, buf: &mut BytesMut, limits: &HeadLimits) -> Result<Option<usize>, Rejection> {
-        if self.lines == 0 && self.line_start == 0 {
-            self.skip_empty_line(buf);
-        }
+        self.skip_empty_line(buf);
         while let Some(found) = memchr::memchr(b'\n', buf.get(self.scanned..).unwrap_or_default()) {
             let lf = self.scanned + found;
             self.scanned = lf + 1;
@@ -136,10 +138,13 @@ impl HeadReader {
         Ok(None)
     }
 
-    /// One empty line before a request is an old client's mistake that RFC 9112 section 2.2 asks to overlook.
+    /// One empty line before a request is an old client's mistake that RFC 9112 section 2.2 asks to overlook. It may come
+    /// long before the request does, or its two bytes apart.
     fn skip_empty_line(&mut self, buf: &mut BytesMut) {
-        if buf.starts_with(b"\r\n") && buf.len() > 2 && self.scanned == 0 {
-            let _ = buf.split_to(2);
+        if self.lines == 0 && !self.skipped && buf.starts_with(b"\r\n") {
+            buf.advance(2);
+            self.scanned = 0;
+            self.skipped = true;
         }
     }
 
@@ -190,7 +195,9 @@ fn parse(head: &Bytes, size: HeadSize) -> Result<Head, Rejection> {
     let (method, target, version) = parse_request_line(request_line)?;
     let (path, authority) = parse_target(&method, target)?;
     let path = if path.is_empty() { b"/".as_slice() } else { path };
-    let mut request = RequestHeader::build_no_case(method, path, Some(size.fields + 8))
+    let escaped = escape(path);
+    let size = HeadSize { request_line: size.request_line + escaped.len() - path.len(), ..size };
+    let mut request = RequestHeader::build_no_case(method, &escaped, Some(size.fields + 8))
         .map_err(|_| Rejection::new(Reason::BadTarget, "invalid request target"))?;
     request.set_version(version);
     let mut fields = Fields::new(request, authority.map(<[u8]>::to_vec));
@@ -248,6 +255,10 @@ fn parse_target<'a>(method: &Method, target: &'a [u8]) -> Result<(&'a [u8], Opti
     if let Some(byte) = target.iter().find(|b| **b <= b' ' || **b >= 0x7f) {
         return Err(bad(if *byte >= 0x7f { "byte outside ASCII in target" } else { "control byte in target" }));
     }
+    // Pingora would drop a fragment without a word (pingora-http lib.rs, `parse_request_target`), and serve what is left.
+    if target.contains(&b'#') {
+        return Err(bad("fragment in target"));
+    }
     match target {
         [b'/', ..] => Ok((target, None)),
         b"*" if *method == Method::OPTIONS => Ok((target, None)),
@@ -261,6 +272,25 @@ fn parse_target<'a>(method: &Method, target: &'a [u8]) -> Result<(&'a [u8], Opti
             }
         }
     }
+}
+
+/// Percent-encodes what RFC 3986 allows nowhere and clients send all the same. The `http` crate refuses most of it, and
+/// the app decodes it back; every other byte stays the client's.
+fn escape(path: &[u8]) -> Cow<'_, [u8]> {
+    if !path.iter().any(|byte| matches!(byte, b'"' | b'<' | b'>' | b'`')) {
+        return Cow::Borrowed(path);
+    }
+    let mut escaped = Vec::with_capacity(path.len() + 16);
+    for byte in path {
+        match byte {
+            b'"' => escaped.extend_from_slice(b"%22"),
+            b'<' => escaped.extend_from_slice(b"%3C"),
+            b'>' => escaped.extend_from_slice(b"%3E"),
+            b'`' => escaped.extend_from_slice(b"%60"),
+            other => escaped.push(*other),
+        }
+    }
+    Cow::Owned(escaped)
 }
 
 fn strip_scheme(target: &[u8]) -> Option<&[u8]> {

@@ -8,20 +8,21 @@ use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
-use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::{TcpListener, UnixListener};
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 
 use crate::config::model::ListenAddr;
 use crate::edge::connection::{Connection, Engine, serve};
 use crate::edge::exchange::{ConnectionFacts, ListenerFacts};
-use crate::edge::transport::{Transport, poll_once};
+use crate::edge::transport::Transport;
 use crate::header::client_address::Peer;
 use crate::observe::metrics::{ListenerMetrics, Metrics, Refusal};
+use crate::state::connections::Place;
 
 /// The kernel cuts it to net.core.somaxconn.
 const BACKLOG: i32 = 65_535;
@@ -134,12 +135,16 @@ fn stage(path: &Path) -> io::Result<UnixListener> {
     listener
 }
 
-/// Removes a socket file that a dead process left; one that somebody listens on is in use.
+/// Removes a socket file that a dead process left; one that somebody listens on is in use, and any other file is not ours.
 fn free_socket_path(path: &Path) -> io::Result<()> {
-    if !fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket()) {
-        return Ok(());
+    match fs::symlink_metadata(path) {
+        Err(_) => return Ok(()),
+        Ok(file) if !file.file_type().is_socket() => return Err(io::Error::other("there is a file that is no socket")),
+        Ok(_) => {}
     }
-    match std::os::unix::net::UnixStream::connect(path) {
+    // Connecting does not wait: the backlog of a process that hangs may be full.
+    let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
+    match socket.connect(&SockAddr::unix(path)?) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
         _ => Err(io::ErrorKind::AddrInUse.into()),
     }
@@ -154,8 +159,9 @@ pub struct Listeners {
 #[derive(Debug)]
 struct Running {
     address: ListenAddr,
-    /// Dropped, it tells the accepting task to stop.
-    _stop: oneshot::Sender<()>,
+    /// Dropped, it tells the task to stop.
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<()>,
 }
 
 impl Listeners {
@@ -174,8 +180,9 @@ impl Listeners {
         }
     }
 
-    /// Serves what was bound, and stops what `wanted` no longer names. Open connections live on.
-    pub fn apply<F>(
+    /// Serves what was bound, and stops what `wanted` no longer names; returns when that has given its address back. Open
+    /// connections live on.
+    pub async fn apply<F>(
         &mut self,
         wanted: &[ListenAddr],
         bound: Vec<(ListenAddr, Bound)>,
@@ -183,19 +190,17 @@ impl Listeners {
     ) where
         F: Future<Output = ()> + Send + 'static,
     {
-        self.running.retain(|address, running| {
-            let stays = wanted.contains(address);
-            if !stays {
-                tracing::info!(address = %running.address, "stopped listening");
-            }
-            stays
-        });
+        let gone: Vec<_> = self.running.extract_if(|address, _| !wanted.contains(address)).collect();
         for (name, bound) in bound {
             let address = bound.address.clone();
             let (stop, stopped) = oneshot::channel();
-            tokio::spawn(serve(bound, stopped));
-            self.running.insert(name, Running { address, _stop: stop });
+            let task = tokio::spawn(serve(bound, stopped));
+            self.running.insert(name, Running { address, stop, task });
         }
+        for (_, running) in &gone {
+            tracing::info!(address = %running.address, "stopped listening");
+        }
+        end(gone.into_iter().map(|(_, running)| running)).await;
     }
 
     /// The addresses listened on, in order.
@@ -206,9 +211,22 @@ impl Listeners {
         addresses
     }
 
-    /// Stops accepting everywhere.
-    pub fn close(&mut self) {
-        self.running.clear();
+    /// Stops accepting everywhere; returns when those who had come by then are let in.
+    pub async fn close(&mut self) {
+        end(self.running.drain().map(|(_, running)| running)).await;
+    }
+}
+
+/// Tells all to stop, then waits for each.
+async fn end(running: impl Iterator<Item = Running>) {
+    let tasks: Vec<_> = running
+        .map(|running| {
+            drop(running.stop);
+            running.task
+        })
+        .collect();
+    for task in tasks {
+        let _ = task.await;
     }
 }
 
@@ -225,14 +243,15 @@ fn facts(address: &ListenAddr, metrics: &Metrics) -> Arc<ListenerFacts> {
 pub async fn accept_loop(bound: Bound, engine: Engine, mut stop: oneshot::Receiver<()>) {
     let listener = facts(&bound.address, &engine.shared.metrics);
     let mut logged: Option<Instant> = None;
+    let mut early = None;
     loop {
         let accepted = tokio::select! {
             biased;
             _ = &mut stop => break,
-            accepted = next(&bound, &engine) => accepted,
+            accepted = next(&bound, &engine, &mut early) => accepted,
         };
         match accepted {
-            Ok((transport, peer)) => admit(transport, peer, &listener, &engine),
+            Ok((client, place)) => admit(client, place, &listener, &engine),
             Err(error) => {
                 listener.metrics.record_accept_error();
                 if logged.is_none_or(|at| at.elapsed() > ACCEPT_LOG_EVERY) {
@@ -243,23 +262,37 @@ pub async fn accept_loop(bound: Bound, engine: Engine, mut stop: oneshot::Receiv
             }
         }
     }
-    while let Poll::Ready(Ok((transport, peer))) = poll_once(tokio::task::unconstrained(bound.accept())).await {
-        admit(transport, peer, &listener, &engine);
+    let rest = std::iter::from_fn(|| bound.accept_waiting().ok());
+    for client in early.into_iter().chain(rest) {
+        admit(client, engine.shared.connections.extra_place(), &listener, &engine);
     }
 }
 
-/// The next client, once there is room for it; until then it waits in the backlog.
-async fn next(bound: &Bound, engine: &Engine) -> io::Result<(Transport, Option<SocketAddr>)> {
-    engine.shared.connections.room(|| engine.snapshot().config.server.max_connections).await;
-    bound.accept().await
+/// The next client with a place for it; until there is one it waits in the backlog. Where several listeners saw the last place
+/// free, those who did not get it keep the client they accepted in `early`, which outlives this future.
+async fn next(bound: &Bound, engine: &Engine, early: &mut Option<Client>) -> io::Result<(Client, Place)> {
+    let connections = &engine.shared.connections;
+    let limit = || engine.snapshot().config.server.max_connections;
+    if early.is_none() {
+        connections.room(limit).await;
+        *early = Some(bound.accept().await?);
+    }
+    let place = connections.place(limit).await;
+    match early.take() {
+        Some(client) => Ok((client, place)),
+        None => Err(io::ErrorKind::NotConnected.into()),
+    }
 }
+
+/// A connection, with the peer's address for TCP.
+type Client = (Transport, Option<SocketAddr>);
 
 impl Bound {
     /// The next connection, with the peer's address for TCP. Cancel safe.
     ///
     /// # Errors
     /// What the socket reports; worth another try after a pause.
-    pub async fn accept(&self) -> io::Result<(Transport, Option<SocketAddr>)> {
+    pub async fn accept(&self) -> io::Result<Client> {
         match &self.socket {
             Listening::Tcp(listener) => {
                 let (stream, peer) = listener.accept().await?;
@@ -270,9 +303,26 @@ impl Bound {
             Listening::Unix { listener, .. } => Ok((Transport::Unix(listener.accept().await?.0), None)),
         }
     }
+
+    /// A connection that waits in the backlog, also one the runtime has not noticed yet.
+    fn accept_waiting(&self) -> io::Result<Client> {
+        match &self.socket {
+            Listening::Tcp(listener) => {
+                let (socket, peer) = SockRef::from(listener).accept()?;
+                socket.set_nonblocking(true)?;
+                let _ = socket.set_tcp_nodelay(true);
+                Ok((Transport::Tcp(TcpStream::from_std(socket.into())?), peer.as_socket()))
+            }
+            Listening::Unix { listener, .. } => {
+                let (socket, _) = SockRef::from(listener).accept()?;
+                socket.set_nonblocking(true)?;
+                Ok((Transport::Unix(UnixStream::from_std(socket.into())?), None))
+            }
+        }
+    }
 }
 
-fn admit(transport: Transport, peer: Option<SocketAddr>, listener: &Arc<ListenerFacts>, engine: &Engine) {
+fn admit((transport, peer): Client, place: Place, listener: &Arc<ListenerFacts>, engine: &Engine) {
     let ip = peer.map(|peer| peer.ip().to_canonical());
     let limit = {
         let snapshot = engine.snapshot();
@@ -281,7 +331,7 @@ fn admit(transport: Transport, peer: Option<SocketAddr>, listener: &Arc<Listener
         let trusted = ip.is_some_and(|ip| Peer::Ip(ip).is_trusted(&server.trusted_proxies));
         if trusted { 0 } else { server.max_connections_per_ip }
     };
-    let Some(permit) = engine.shared.connections.enter(ip, limit) else {
+    let Some(permit) = engine.shared.connections.enter(place, ip, limit) else {
         listener.metrics.record_refused(Refusal::PerIpLimit);
         tracing::debug!(listener = listener.label, ?ip, "too many connections from one address");
         return;
@@ -293,9 +343,11 @@ fn admit(transport: Transport, peer: Option<SocketAddr>, listener: &Arc<Listener
     });
     let open = ListenerMetrics::accept(&listener.metrics);
     let connection = Box::new(Connection { transport, buf: BytesMut::new() });
+    // Counted before its task runs: a process that is leaving owes an answer to everyone it has let in.
+    let conversation = engine.shared.begin_conversation();
     let engine = engine.clone();
     tokio::spawn(async move {
         let _permit = permit;
-        serve(connection, facts, engine, open).await;
+        serve(connection, facts, engine, open, conversation).await;
     });
 }

@@ -77,6 +77,8 @@ pub struct Session {
     expects_continue: bool,
     keep_alive: bool,
     response: Option<Box<ResponseHeader>>,
+    /// The head of the response was written, not only taken.
+    head_sent: bool,
     framing: Framing,
     /// The response was written to its end, into `out` at least.
     ended: bool,
@@ -110,6 +112,7 @@ impl Session {
             expects_continue,
             keep_alive,
             response: None,
+            head_sent: false,
             framing: Framing::None,
             ended: false,
             out: BytesMut::new(),
@@ -201,6 +204,9 @@ impl Session {
     /// The client is gone. Ok when the exchange goes on without it.
     fn client_left(&mut self) -> Result<()> {
         self.exchange.outcome.mark_client_gone();
+        if !self.head_sent {
+            self.exchange.outcome.mark_client_unanswered();
+        }
         if self.exchange.control.finishes_without_client() && self.body.is_done() {
             self.discarding = true;
             self.out.clear();
@@ -224,6 +230,7 @@ impl Session {
         // A client that still waits for 100 may send its body or not: what follows would have two readings.
         self.keep_alive &= framing != Framing::UntilClose
             && !self.expects_continue
+            && !self.leaves_large_body()
             && !self.exchange.control.closes_connection()
             && !self.exchange.client().keepalive_timeout.is_zero()
             && !self.exchange.snapshot.shared.is_draining();
@@ -236,6 +243,11 @@ impl Session {
         self.framing = framing;
         self.response = Some(response);
         Ok(())
+    }
+
+    /// Whether nobody wanted the body, and more of it is to come than is read to keep the connection.
+    fn leaves_large_body(&self) -> bool {
+        matches!(self.body, BodyReader::Length(left) if left > DRAIN_MAX) && !self.exchange.outcome.body_touched()
     }
 
     async fn take_body(&mut self, data: &[u8]) -> Result<()> {
@@ -297,7 +309,11 @@ impl Session {
         let Some(connection) = self.connection.as_mut() else { return Ok(()) };
         let written = connection.transport.write_both(&self.out, data, &mut self.patience).await;
         self.out.clear();
-        if written.is_err() { self.client_left() } else { Ok(()) }
+        if written.is_err() {
+            return self.client_left();
+        }
+        self.head_sent = self.response.is_some();
+        Ok(())
     }
 
     /// Hands the connection back, if the response reached its end.
@@ -449,7 +465,11 @@ impl CustomSession for Session {
                     end
                 }
                 HttpTask::Trailer(_) | HttpTask::Done => true,
-                HttpTask::Failed(error) => return Err(error),
+                HttpTask::Failed(error) => {
+                    // What came before is the client's, so that it sees a response that broke, and not nothing.
+                    self.flush(&[]).await?;
+                    return Err(error);
+                }
             };
         }
         if end {

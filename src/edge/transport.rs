@@ -32,6 +32,17 @@ impl Transport {
         }
     }
 
+    /// Appends what is there to `buf` without waiting; 0 at the end of the stream.
+    ///
+    /// # Errors
+    /// What the socket reports; `WouldBlock` where nothing is there, which [`Transport::readable`] does not rule out.
+    pub fn try_read_into(&self, buf: &mut BytesMut) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.try_read_buf(buf),
+            Self::Unix(stream) => stream.try_read_buf(buf),
+        }
+    }
+
     /// Appends what is there to `buf`; 0 at the end of the stream. Cancel safe.
     ///
     /// # Errors

@@ -69,7 +69,7 @@ pub fn accept(request: &mut RequestHeader, active: &mut Active) -> Result<Next, 
             let Some(upstream) = exchange.snapshot.upstreams.get(*index).cloned() else {
                 return Err(Rejection::new(Reason::Internal, "route without an upstream"));
             };
-            check_head(&exchange, upstream.config.head_limits)?;
+            check_head(&exchange, upstream.config.head_limits, route)?;
             let (origin_host, port) = (exchange.host.as_ref(), host.as_ref().and_then(|host| host.port));
             forward::prepare(request, active, route, &upstream, origin_host.map(|value| (value, port)))?;
             Ok(Next::Proxy(upstream))
@@ -94,8 +94,9 @@ fn check_body(exchange: &Exchange, request: &RequestHeader, route: &Route) -> Re
     }
 }
 
-/// The limits of the server behind, which would answer without saying what was wrong.
-fn check_head(exchange: &Exchange, limits: Option<HeadLimits>) -> Result<(), Rejection> {
+/// The limits of the server behind, which would answer without saying what was wrong. They leave room for our own fields,
+/// not for those of the route.
+fn check_head(exchange: &Exchange, limits: Option<HeadLimits>, route: &Route) -> Result<(), Rejection> {
     let Some(limits) = limits else { return Ok(()) };
     let size = exchange.size;
     if size.request_line > limits.request_line_max {
@@ -107,8 +108,9 @@ fn check_head(exchange: &Exchange, limits: Option<HeadLimits>) -> Result<(), Rej
         let detail = format!("field of {} bytes, the server behind takes {}", size.longest_field, limits.field_max);
         return Err(Rejection::new(Reason::HeadTooLarge, detail));
     }
-    if size.fields > limits.headers_max {
-        let detail = format!("{} fields, the server behind takes {}", size.fields, limits.headers_max);
+    let fields = size.fields + route.request_headers.set.len();
+    if fields > limits.headers_max {
+        let detail = format!("{fields} fields with those of the route, the server behind takes {}", limits.headers_max);
         return Err(Rejection::new(Reason::HeadTooLarge, detail));
     }
     Ok(())
@@ -124,7 +126,12 @@ fn location(
     for piece in &template.0 {
         match piece {
             RedirectPiece::Text(text) => location.extend_from_slice(text.as_bytes()),
-            RedirectPiece::Host => location.extend_from_slice(host.map_or("", |host| &host.name).as_bytes()),
+            // Without one, what follows it would be read as the host.
+            RedirectPiece::Host => {
+                let host = host
+                    .ok_or_else(|| Rejection::new(Reason::BadHost, "redirect to the host of a request without one"))?;
+                location.extend_from_slice(host.name.as_bytes());
+            }
             // A path that begins with two slashes would be read as a host where the template begins with it.
             RedirectPiece::Path if location.is_empty() => {
                 let slashes = path.iter().take_while(|b| **b == b'/').count();

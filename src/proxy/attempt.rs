@@ -4,6 +4,7 @@
 //! before a byte of the response is tried once more only if its method is safe to repeat and no body was sent. Nothing else
 //! is: Pingora's own default would send a POST again on a reused connection.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use http::Method;
@@ -28,19 +29,30 @@ pub fn choose(active: &mut Active) -> Result<Box<HttpPeer>> {
     if active.tried.is_empty() {
         upstream.budget.deposit(upstream.config.retry.budget);
     }
-    // A second try of a safe request may go where the first went, if there is no other place.
-    let again = if active.idempotent_retries > 0 { upstream.acquire(&[]) } else { None };
-    let Some((lease, mut peer)) = upstream.acquire(&active.tried).or(again) else {
+    let Some((lease, mut peer)) = upstream.acquire(&active.tried, &active.unreachable) else {
         active.rejection.get_or_insert(Reason::NoEndpoint.into());
         return Error::e_explain(ErrorType::ConnectNoRoute, "no endpoint");
     };
     if !is_reusable(&lease.endpoint().address, &upstream.config) {
         forbid_reuse(&mut peer);
     }
+    if active.exchange.has_body {
+        bound_stalled_body(&mut peer, active);
+    }
     active.tried.push(lease.endpoint().clone());
     active.lease = Some(lease);
+    active.rejection = None;
     active.attempt = Attempt { started: Some(Instant::now()), ..Attempt::default() };
     Ok(Box::new(peer))
+}
+
+/// Bounds an app that neither reads the body nor answers. The session looks after the app's time only once it has handed the
+/// body on, and the app is not late while a client pauses within its body.
+fn bound_stalled_body(peer: &mut HttpPeer, active: &Active) {
+    let control = &active.exchange.control;
+    let (first_byte, read) = (control.upstream_patience(false), control.upstream_patience(true));
+    peer.options.write_timeout = Some(first_byte);
+    peer.options.read_timeout = Some(first_byte.max(read) + active.exchange.client().body_idle_timeout);
 }
 
 /// The attempt has its connection.
@@ -69,12 +81,10 @@ pub fn after_failed_connect(ctx: &mut Context, mut error: Box<Error>) -> Box<Err
     tracing::debug!(upstream = %upstream.config.name, endpoint = endpoint.label, %error, "connect failed");
     active.rejection =
         Some(Rejection::new(Reason::UpstreamUnreachable, format!("{}: {}", endpoint.label, root_cause(&error))));
-    let untried = upstream
-        .targets()
-        .list
-        .iter()
-        .any(|target| !active.tried.iter().any(|e| std::sync::Arc::ptr_eq(e, &target.endpoint)));
-    if untried && active.connect_retries < upstream.config.retry.connect {
+    active.unreachable.push(endpoint.clone());
+    let is_left = |endpoint| !active.unreachable.iter().any(|e| Arc::ptr_eq(e, endpoint));
+    let any_left = upstream.targets().list.iter().any(|target| is_left(&target.endpoint));
+    if any_left && active.connect_retries < upstream.config.retry.connect {
         active.connect_retries += 1;
         upstream.metrics.record_retry(Retry::Connect);
         error.set_retry(true);
@@ -95,7 +105,8 @@ pub fn after_failed_exchange(session: &mut Session, ctx: &mut Context, mut error
         active.rejection.get_or_insert(rejection);
     }
     let broke_early = matches!(kind, Some(UpstreamError::Reset | UpstreamError::ClosedEarly))
-        && active.attempt.status.is_none()
+        && !active.attempt.begun
+        && !is_within_head(&error)
         && session.response_written().is_none();
     let repeatable = is_safe(&session.req_header().method) && !active.exchange.has_body && !outcome.client_gone();
     if broke_early && repeatable && active.idempotent_retries < upstream.config.retry.idempotent {
@@ -109,6 +120,13 @@ pub fn after_failed_exchange(session: &mut Session, ctx: &mut Context, mut error
         }
     }
     error
+}
+
+/// Whether the connection ended within the head of a response. Pingora says it in words only (pingora-core 0.9.1
+/// `protocols/http/v1/client.rs`, `read_response`).
+fn is_within_head(error: &Error) -> bool {
+    let context = error.context.as_ref().map(|context| context.as_str()).unwrap_or_default();
+    context.rsplit_once("bytes already read: ").is_some_and(|(_, count)| count != "0")
 }
 
 /// Methods that are repeated: the safe ones (RFC 9110 section 9.2.1). PUT and DELETE are idempotent by the book and not in

@@ -39,6 +39,8 @@ pub struct Active {
     pub lease: Option<Lease>,
     /// Endpoints this request was sent to, the last one last.
     pub tried: Vec<Arc<Endpoint>>,
+    /// Those among them that no connection could be made to.
+    pub unreachable: Vec<Arc<Endpoint>>,
     pub attempt: Attempt,
     pub connect_retries: u32,
     pub idempotent_retries: u32,
@@ -56,6 +58,8 @@ pub struct Attempt {
     pub connect_time: Option<Duration>,
     pub first_byte_time: Option<Duration>,
     pub reused: Option<bool>,
+    /// A response came, if only an interim one.
+    pub begun: bool,
     pub status: Option<u16>,
 }
 
@@ -84,6 +88,7 @@ impl Context {
             upstream: None,
             lease: None,
             tried: Vec::new(),
+            unreachable: Vec::new(),
             attempt: Attempt::default(),
             connect_retries: 0,
             idempotent_retries: 0,

@@ -35,6 +35,7 @@ pub fn finish(session: &Session, ctx: &mut Context) {
 /// What was sent; 499 when the client left before it had anything.
 fn status(session: &Session, active: &Active) -> u16 {
     match session.response_written() {
+        _ if active.exchange.outcome.client_unanswered() => Reason::ClientClosed.status(),
         Some(response) => response.status.as_u16(),
         None if active.exchange.outcome.client_gone() => Reason::ClientClosed.status(),
         None => active

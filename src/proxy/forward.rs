@@ -32,6 +32,10 @@ pub fn prepare(
     if let Some(prefix) = &route.strip_prefix {
         strip_prefix(request, prefix)?;
     }
+    if host.is_none() {
+        // An HTTP/1.0 client may leave it out, and what goes on is HTTP/1.1 (RFC 9112 section 3.2).
+        set(request, header::HOST, HeaderValue::from_static(""));
+    }
     set_forwarding(request, active, host);
     set(request, X_REQUEST_ID, active.request_id.clone());
     for name in &route.request_headers.remove {
@@ -74,10 +78,11 @@ fn strip_prefix(request: &mut RequestHeader, prefix: &str) -> Result<(), Rejecti
 /// One value each, whatever the client claimed.
 fn set_forwarding(request: &mut RequestHeader, active: &Active, host: Option<(&HeaderValue, Option<u16>)>) {
     let origin = origin(&active.exchange);
-    // A trusted proxy's word on the host counts where it is a host.
+    // A trusted proxy's word on the host counts where it is a host, and one that is served: many pass on what the client said.
+    let allowed = &active.exchange.snapshot.allowed_hosts;
     let forwarded = origin.forwarded_host.and_then(|value| {
-        let port = Host::parse(value).ok()?.port;
-        Some((HeaderValue::from_bytes(value).ok()?, port))
+        let host = Host::parse(value).ok().filter(|host| allowed.allows(Some(&host.name)))?;
+        Some((HeaderValue::from_bytes(value).ok()?, host.port))
     });
     let authority = match &forwarded {
         Some((value, port)) => Some(Authority { value, port: *port }),

@@ -71,7 +71,13 @@ impl Answer {
 /// # Errors
 /// The client is gone.
 pub async fn reject(session: &mut Session, active: &mut Active, rejection: Rejection) -> Result<()> {
-    answer(session, active, Answer::rejection(rejection)).await
+    let reason = rejection.reason;
+    let mut refusal = Answer::rejection(rejection);
+    if reason == Reason::MethodNotAllowed {
+        // CONNECT: what a tunnel would lead to has no method here. 405 must name them (RFC 9110 section 15.5.6).
+        refusal = refusal.with(header::ALLOW, HeaderValue::from_static(""));
+    }
+    answer(session, active, refusal).await
 }
 
 /// Writes the answer and ends the exchange.

@@ -15,6 +15,7 @@ const X_ACCEL_REDIRECT: HeaderName = HeaderName::from_static("x-accel-redirect")
 /// # Errors
 /// The app asks for an internal redirect: without one its answer would be empty.
 pub fn judge(response: &mut ResponseHeader, active: &mut Active) -> Result<()> {
+    active.attempt.begun = true;
     if response.status.is_informational() {
         return Ok(());
     }

@@ -6,8 +6,8 @@
 //! client's. Absolute-form, `*` and CONNECT are the head parser's business; limits of length too.
 //!
 //! RFC 3986 allows none of ``"<>^`{|}[]`` in a path or query. Browsers and command-line clients send several of them as
-//! they are, and every server behind reads them as they stand, so they pass. What is refused are the bytes that some
-//! parser gives a second meaning.
+//! they are, and every server behind reads them as they stand, so they pass (``"<>` `` percent-encoded, which the head
+//! parser sees to). What is refused are the bytes that some parser gives a second meaning.
 
 use std::borrow::Cow;
 use std::fmt;

@@ -58,7 +58,8 @@ pub fn run(config: Config, warnings: &[Warning]) -> Result<(), String> {
 async fn serve(config: Config, metrics: Arc<Metrics>, logging: Logging) -> Result<(), String> {
     // Before anything is announced: a signal that comes while we start must not kill the process.
     let mut signals = Signals::watch().map_err(|error| format!("cannot watch signals: {error}"))?;
-    let sink = target(&config.log.access).open().map_err(|error| format!("cannot open the access log: {error}"))?;
+    let target = target(&config.log.access);
+    let sink = target.open().map_err(|error| format!("cannot open the access log {target}: {error}"))?;
     let access_log = AccessLog::start(sink, format(config.log.format), metrics.clone())
         .map_err(|error| format!("cannot start the access log: {error}"))?;
     let shared = Shared::new(metrics, access_log);
@@ -75,9 +76,13 @@ async fn serve(config: Config, metrics: Arc<Metrics>, logging: Logging) -> Resul
     let engine = engine(snapshot.clone(), &shared);
     snapshot.start();
     shared.metrics.record_start(snapshot.generation, std::time::SystemTime::now());
-    listeners.apply(&wanted, bound, |bound, stop| crate::edge::listener::accept_loop(bound, engine.clone(), stop));
-    admin.apply(&admin_wanted, admin_bound, &engine);
+    listeners
+        .apply(&wanted, bound, |bound, stop| crate::edge::listener::accept_loop(bound, engine.clone(), stop))
+        .await;
+    admin.apply(&admin_wanted, admin_bound, &engine).await;
     announce(&snapshot, &listeners, &admin);
+    // A reload is to free what only the first configuration had.
+    drop(snapshot);
 
     let reloader = Arc::new(Reloader::new(engine, Mutex::new((listeners, admin)), logging));
     let control = control.map(|bound| tokio::spawn(http::serve(bound, Desk::Control(reload_by(&reloader)))));
@@ -119,22 +124,24 @@ fn engine(snapshot: Arc<Snapshot>, shared: &Arc<Shared>) -> Engine {
 pub struct AdminListeners(Listeners);
 
 impl AdminListeners {
-    fn apply(
+    async fn apply(
         &mut self,
         wanted: &[model::ListenAddr],
         bound: Vec<(model::ListenAddr, crate::edge::listener::Bound)>,
         engine: &Engine,
     ) {
         let current = &engine.current;
-        self.0.apply(wanted, bound, |bound, stop| {
-            let serve = http::serve(bound, Desk::Admin(current.clone()));
-            async move {
-                tokio::select! {
-                    () = serve => {}
-                    _ = stop => {}
+        self.0
+            .apply(wanted, bound, |bound, stop| {
+                let serve = http::serve(bound, Desk::Admin(current.clone()));
+                async move {
+                    tokio::select! {
+                        () = serve => {}
+                        _ = stop => {}
+                    }
                 }
-            }
-        });
+            })
+            .await;
     }
 }
 

@@ -40,7 +40,14 @@ impl Reloader {
 
     /// Stops accepting clients; the admin listeners stay.
     pub async fn close_listeners(&self) {
-        self.listeners.lock().await.0.close();
+        self.listeners.lock().await.0.close().await;
+    }
+
+    /// The same, and the admin listeners with them: socket files go.
+    pub async fn close_all(&self) {
+        let mut listeners = self.listeners.lock().await;
+        listeners.0.close().await;
+        listeners.1.0.close().await;
     }
 
     /// Reads the configuration again and goes over to it.
@@ -51,6 +58,10 @@ impl Reloader {
         let mut listeners = self.listeners.lock().await;
         let old = self.engine.snapshot();
         let metrics = &self.engine.shared.metrics;
+        if self.engine.shared.is_draining() {
+            tracing::info!("shutting down, nothing is reloaded");
+            return Err("the gateway is shutting down, nothing is reloaded\n".to_owned());
+        }
         let Some(path) = old.config.source.clone() else {
             metrics.record_reload(Reload::Unchanged, old.generation, SystemTime::now());
             tracing::warn!("there is no configuration file to reload: the command line is the configuration");
@@ -101,8 +112,11 @@ impl Reloader {
         }
         self.logging.set_level(level(new.config.log.level));
         let engine = &self.engine;
-        clients.apply(&new.config.server.listen, bound, |bound, stop| accept_loop(bound, engine.clone(), stop));
-        admin.apply(&new.config.admin.listen, admin_bound, engine);
+        for (_, bound) in bound.iter().chain(&admin_bound) {
+            tracing::info!(address = %bound.address, "listening");
+        }
+        clients.apply(&new.config.server.listen, bound, |bound, stop| accept_loop(bound, engine.clone(), stop)).await;
+        admin.apply(&new.config.admin.listen, admin_bound, engine).await;
         new.start();
         old.retire();
         self.engine.shared.connections.limit_changed();
@@ -124,7 +138,7 @@ fn open_log(old: &Config, new: &Config) -> Result<Option<crate::observe::access_
     if old.log.access == new.log.access && old.log.format == new.log.format {
         return Ok(None);
     }
-    let sink =
-        target(&new.log.access).open().map_err(|error| format!("log.access: cannot open the access log: {error}"))?;
+    let target = target(&new.log.access);
+    let sink = target.open().map_err(|error| format!("log.access: cannot open the access log {target}: {error}"))?;
     Ok(Some(sink))
 }

@@ -23,13 +23,14 @@ pub async fn leave(reloader: &Reloader, signals: &mut Signals) {
     tokio::select! {
         drained = drain => {
             if drained.is_err() {
-                tracing::warn!(cut = shared.exchanges(), "shutdown_timeout is over, requests are cut");
+                tracing::warn!(cut = shared.conversations(), "shutdown_timeout is over, connections are cut");
             }
         }
         () = told_again(signals) => {
-            tracing::warn!(cut = shared.exchanges(), "told to leave again, requests are cut");
+            tracing::warn!(cut = shared.conversations(), "told to leave again, connections are cut");
         }
     }
+    reloader.close_all().await;
     let log = tokio::task::spawn_blocking({
         let shared = shared.clone();
         move || shared.access_log.flush(FLUSH_MAX)

@@ -32,6 +32,9 @@ const UNUSED: [(i32, &str); 12] = [
     (30, "SIGPWR"),
 ];
 
+/// The real-time signals, which end a process by default too.
+const REAL_TIME: std::ops::RangeInclusive<i32> = 34..=64;
+
 /// The signals of this process, in the order they come.
 #[derive(Debug)]
 pub struct Signals {
@@ -60,7 +63,9 @@ impl Signals {
                 while stream.recv().await.is_some() && sender.send(event).await.is_ok() {}
             });
         }
-        for (number, name) in UNUSED {
+        let unused = UNUSED.map(|(number, name)| (number, name.to_owned()));
+        let real_time = REAL_TIME.map(|number| (number, format!("SIGRTMIN+{}", number - REAL_TIME.start())));
+        for (number, name) in unused.into_iter().chain(real_time) {
             // A kernel that does not know the number has nothing to send.
             let Ok(mut stream) = signal(SignalKind::from_raw(number)) else { continue };
             tokio::spawn(async move {

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-/// Counts what is open. A connection of an address that is counted holds an entry; others cost one atomic.
+/// Counts what is open. A connection holds a [`Place`]; that of an address that is counted holds an entry as well.
 #[derive(Debug, Default)]
 pub struct Connections {
     open: AtomicUsize,
@@ -23,7 +23,8 @@ impl Connections {
         self.open.load(Relaxed)
     }
 
-    /// Waits until fewer than `limit()` are open. The limit is asked for again each time one is closed.
+    /// Waits until fewer than `limit()` are open. The limit is asked for again each time one is closed. Somebody else may be
+    /// faster to take the place: see [`Connections::place`].
     pub async fn room(&self, limit: impl Fn() -> usize) {
         loop {
             let freed = self.freed.notified();
@@ -34,14 +35,38 @@ impl Connections {
         }
     }
 
+    /// Takes a place as soon as fewer than `limit()` are taken.
+    pub async fn place(self: &Arc<Self>, limit: impl Fn() -> usize) -> Place {
+        loop {
+            let freed = self.freed.notified();
+            if let Some(place) = self.try_place(limit()) {
+                return place;
+            }
+            freed.await;
+        }
+    }
+
+    /// Takes a place whatever the limit: for a client that was let in already.
+    #[must_use]
+    pub fn extra_place(self: &Arc<Self>) -> Place {
+        self.open.fetch_add(1, Relaxed);
+        Place(self.clone())
+    }
+
+    fn try_place(self: &Arc<Self>, limit: usize) -> Option<Place> {
+        let taken = self.open.fetch_update(Relaxed, Relaxed, |open| (open < limit).then_some(open + 1));
+        taken.is_ok().then(|| Place(self.clone()))
+    }
+
     /// Lets those who wait for room look again: the limit may have been raised.
     pub fn limit_changed(&self) {
         self.freed.notify_waiters();
     }
 
-    /// Counts a connection in. With a limit for each address (IPv6: each /64) it is refused when there are that many already.
+    /// Gives a connection its place. With a limit for each address (IPv6: each /64) it is refused when there are that many
+    /// already.
     #[must_use]
-    pub fn enter(self: &Arc<Self>, ip: Option<IpAddr>, limit_per_ip: usize) -> Option<ConnectionPermit> {
+    pub fn enter(self: &Arc<Self>, place: Place, ip: Option<IpAddr>, limit_per_ip: usize) -> Option<ConnectionPermit> {
         let ip = ip.filter(|_| limit_per_ip > 0).map(network);
         if let Some(ip) = ip {
             let mut by_ip = self.by_ip.lock();
@@ -51,8 +76,7 @@ impl Connections {
             }
             *count += 1;
         }
-        self.open.fetch_add(1, Relaxed);
-        Some(ConnectionPermit { connections: self.clone(), ip })
+        Some(ConnectionPermit { place, ip })
     }
 }
 
@@ -64,17 +88,28 @@ fn network(ip: IpAddr) -> IpAddr {
     }
 }
 
+/// One of the connections that may be open, until dropped.
+#[derive(Debug)]
+pub struct Place(Arc<Connections>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Relaxed);
+        self.0.freed.notify_waiters();
+    }
+}
+
 /// A connection that is counted, until dropped.
 #[derive(Debug)]
 pub struct ConnectionPermit {
-    connections: Arc<Connections>,
+    place: Place,
     ip: Option<IpAddr>,
 }
 
 impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         if let Some(ip) = self.ip {
-            let mut by_ip = self.connections.by_ip.lock();
+            let mut by_ip = self.place.0.by_ip.lock();
             if let Some(count) = by_ip.get_mut(&ip) {
                 *count -= 1;
                 if *count == 0 {
@@ -82,8 +117,6 @@ impl Drop for ConnectionPermit {
                 }
             }
         }
-        self.connections.open.fetch_sub(1, Relaxed);
-        self.connections.freed.notify_waiters();
     }
 }
 
@@ -94,7 +127,7 @@ mod tests {
     #[test]
     fn addresses_are_limited_and_forgotten() {
         let connections = Arc::new(Connections::default());
-        let enter = |ip: &str| connections.enter(Some(ip.parse().unwrap()), 2);
+        let enter = |ip: &str| connections.enter(connections.extra_place(), Some(ip.parse().unwrap()), 2);
         let first = enter("192.0.2.1");
         let second = enter("::ffff:192.0.2.1");
         assert!(first.is_some() && second.is_some());
@@ -110,13 +143,14 @@ mod tests {
         drop(_six);
         assert_eq!(connections.open(), 0);
         assert!(connections.by_ip.lock().is_empty());
-        assert!(connections.enter(None, 1).is_some());
+        assert!(connections.enter(connections.extra_place(), None, 1).is_some());
+        assert_eq!(connections.open(), 0);
     }
 
     #[tokio::test]
     async fn room_is_waited_for() {
         let connections = Arc::new(Connections::default());
-        let permit = connections.enter(None, 0);
+        let permit = connections.enter(connections.extra_place(), None, 0);
         let waiting = {
             let connections = connections.clone();
             tokio::spawn(async move { connections.room(|| 1).await })
@@ -125,5 +159,24 @@ mod tests {
         assert!(!waiting.is_finished());
         drop(permit);
         waiting.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_place_goes_to_one_of_those_who_wait() {
+        let connections = Arc::new(Connections::default());
+        let first = connections.place(|| 1).await;
+        let waiting = [0, 1].map(|_| {
+            let connections = connections.clone();
+            tokio::spawn(async move { connections.place(|| 1).await })
+        });
+        tokio::task::yield_now().await;
+        assert_eq!(connections.open(), 1);
+        drop(first);
+        for place in waiting {
+            let place = place.await.unwrap();
+            assert_eq!(connections.open(), 1);
+            drop(place);
+        }
+        assert_eq!(connections.open(), 0);
     }
 }

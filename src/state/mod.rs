@@ -6,7 +6,7 @@ mod shared;
 
 use std::sync::Arc;
 
-pub use shared::Shared;
+pub use shared::{Conversation, Shared};
 
 use crate::config::model::{Config, Route};
 use crate::observe::metrics::RouteMetrics;

@@ -19,7 +19,7 @@ pub struct Shared {
     pub connections: Arc<Connections>,
     draining: AtomicBool,
     drain: watch::Sender<bool>,
-    exchanges: AtomicUsize,
+    conversations: AtomicUsize,
     idle: Notify,
 }
 
@@ -33,7 +33,7 @@ impl Shared {
             connections: Arc::default(),
             draining: AtomicBool::new(false),
             drain: watch::Sender::new(false),
-            exchanges: AtomicUsize::new(0),
+            conversations: AtomicUsize::new(0),
             idle: Notify::new(),
         })
     }
@@ -60,24 +60,24 @@ impl Shared {
         self.drain.subscribe()
     }
 
-    /// Counts an exchange from the first byte of its head until the guard is dropped.
+    /// Counts a connection on which a client has an answer to expect, or may ask for one, until the guard is dropped.
     #[must_use]
-    pub fn begin_exchange(self: &Arc<Self>) -> ExchangeGuard {
-        self.exchanges.fetch_add(1, Ordering::Relaxed);
-        ExchangeGuard(self.clone())
+    pub fn begin_conversation(self: &Arc<Self>) -> Conversation {
+        self.conversations.fetch_add(1, Ordering::Relaxed);
+        Conversation(self.clone())
     }
 
-    /// Exchanges under way.
+    /// Connections that are counted, idle ones among them until [`Shared::close_idle`].
     #[must_use]
-    pub fn exchanges(&self) -> usize {
-        self.exchanges.load(Ordering::Relaxed)
+    pub fn conversations(&self) -> usize {
+        self.conversations.load(Ordering::Relaxed)
     }
 
-    /// Waits until no exchange is under way.
+    /// Waits until none is left.
     pub async fn quiet(&self) {
         loop {
             let notified = self.idle.notified();
-            if self.exchanges() == 0 {
+            if self.conversations() == 0 {
                 return;
             }
             notified.await;
@@ -85,13 +85,13 @@ impl Shared {
     }
 }
 
-/// An exchange that is under way.
+/// A connection that is counted, until dropped.
 #[derive(Debug)]
-pub struct ExchangeGuard(Arc<Shared>);
+pub struct Conversation(Arc<Shared>);
 
-impl Drop for ExchangeGuard {
+impl Drop for Conversation {
     fn drop(&mut self) {
-        if self.0.exchanges.fetch_sub(1, Ordering::Relaxed) == 1 && self.0.is_draining() {
+        if self.0.conversations.fetch_sub(1, Ordering::Relaxed) == 1 {
             self.0.idle.notify_waiters();
         }
     }

@@ -68,9 +68,9 @@ impl Upstream {
         resolver: &Resolver,
     ) -> Arc<Self> {
         let upstream = Arc::new(Self {
+            budget: RetryBudget::new(config.retry.budget),
             config,
             metrics,
-            budget: RetryBudget::default(),
             targets: ArcSwap::default(),
             cursor: AtomicUsize::new(0),
             registry,
@@ -149,14 +149,17 @@ impl Upstream {
         }
     }
 
-    /// Chooses an endpoint that is not among `tried` and counts the request on it. None when there is none left.
+    /// Chooses an endpoint that is not among `unreachable`, one of `tried` only where no other is as good, and counts the
+    /// request on it. None when there is none left.
     #[must_use]
-    pub fn acquire(&self, tried: &[Arc<Endpoint>]) -> Option<(Lease, HttpPeer)> {
+    pub fn acquire(&self, tried: &[Arc<Endpoint>], unreachable: &[Arc<Endpoint>]) -> Option<(Lease, HttpPeer)> {
         let targets = self.targets.load();
+        // Whose turn it is does not depend on counts.
+        let by_count = self.config.balance == Balance::LeastConn;
         for attempt in 0..SELECT_TRIES {
-            let (index, candidate) = self.choose(&targets, tried)?;
+            let (index, candidate) = self.choose(&targets, tried, unreachable)?;
             let target = targets.list.get(index)?;
-            let observed = (attempt + 1 < SELECT_TRIES).then_some(candidate.in_flight);
+            let observed = (by_count && attempt + 1 < SELECT_TRIES).then_some(candidate.in_flight);
             if let Some(lease) = target.endpoint.lease(observed) {
                 return Some((lease, target.peer.clone()));
             }
@@ -164,13 +167,20 @@ impl Upstream {
         None
     }
 
-    fn choose(&self, targets: &Targets, tried: &[Arc<Endpoint>]) -> Option<(usize, Candidate)> {
+    fn choose(
+        &self,
+        targets: &Targets,
+        tried: &[Arc<Endpoint>],
+        unreachable: &[Arc<Endpoint>],
+    ) -> Option<(usize, Candidate)> {
+        let among = |list: &[Arc<Endpoint>], one: &Arc<Endpoint>| list.iter().any(|e| Arc::ptr_eq(e, one));
         let candidate = |target: &Target| Candidate {
             in_flight: target.endpoint.in_flight(),
             weight: target.weight,
             backup: target.backup,
             healthy: target.endpoint.is_healthy(),
-            tried: tried.iter().any(|endpoint| Arc::ptr_eq(endpoint, &target.endpoint)),
+            tried: among(tried, &target.endpoint),
+            unreachable: among(unreachable, &target.endpoint),
         };
         let turn = self.cursor.fetch_add(1, Relaxed);
         match self.config.balance {

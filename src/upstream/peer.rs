@@ -12,12 +12,15 @@ use pingora_core::connectors::l4::Connect;
 use pingora_core::protocols::l4::socket::SocketAddr as PingoraAddr;
 use pingora_core::protocols::l4::stream::Stream;
 use pingora_core::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy};
-use pingora_error::{Error, ErrorType, OrErr, Result};
+use pingora_error::{Error, ErrorType, Result};
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::net::UnixStream;
 
 use crate::config::model;
 use crate::upstream::endpoint::Address;
+
+/// The shortest idle time there is: Pingora's timer cannot count none (pingora-timeout 0.9.1 `timer.rs`, `round_to`).
+const AT_ONCE: Duration = Duration::from_millis(1);
 
 /// The peer that requests to `address` are sent by.
 ///
@@ -38,16 +41,17 @@ pub fn template(address: &Address, config: &model::Upstream) -> Result<HttpPeer>
     peer.options.total_connection_timeout = Some(config.connect_timeout);
     // A worker that does not read the body we send it; waiting for its answer is the session's, which knows the route.
     peer.options.write_timeout = Some(config.first_byte_timeout);
-    peer.options.idle_timeout = Some(config.keepalive_timeout.unwrap_or(Duration::ZERO));
+    peer.options.idle_timeout = Some(config.keepalive_timeout.unwrap_or(AT_ONCE));
     // The head was sanitised when it was read, before our own fields were added.
     peer.options.http_upstream_request_policy = HttpUpstreamRequestPolicy::preserve();
     Ok(peer)
 }
 
-/// Makes the connection of this request its own: no other request ever finds it in the pool.
+/// Makes the connection of this request its own: no other request ever finds it in the pool, and it does not stay there.
 pub fn forbid_reuse(peer: &mut HttpPeer) {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     peer.group_key = NEXT.fetch_add(1, Relaxed);
+    peer.options.idle_timeout = Some(AT_ONCE);
 }
 
 /// Whether connections to this address are ever reused. Pingora compares the peer name of a pooled Unix connection as a path
@@ -64,8 +68,13 @@ struct AbstractConnect(String);
 #[async_trait]
 impl Connect for AbstractConnect {
     async fn connect(&self, _address: &PingoraAddr) -> Result<Stream> {
-        let connected = connect_abstract(&self.0);
-        connected.map(Stream::from).or_err(ErrorType::ConnectError, "connecting to an abstract Unix socket")
+        connect_abstract(&self.0).map(Stream::from).map_err(|error| {
+            let kind = match error.kind() {
+                io::ErrorKind::ConnectionRefused => ErrorType::ConnectRefused,
+                _ => ErrorType::ConnectError,
+            };
+            Error::because(kind, "connecting to an abstract Unix socket", error)
+        })
     }
 }
 

@@ -7,21 +7,25 @@ pub struct Candidate {
     pub weight: u32,
     pub backup: bool,
     pub healthy: bool,
-    /// This request was there already.
+    /// This request was there already, and something may be gained by another place.
     pub tried: bool,
+    /// No connection could be made for this request.
+    pub unreachable: bool,
 }
 
 impl Candidate {
     /// Lower is better; none for one that is out of the question. When nothing is healthy the least bad one is tried:
-    /// checks can be wrong, and a refused request is certain to fail.
+    /// checks can be wrong, and a refused request is certain to fail. One that was tried comes after its equals, and before
+    /// an unhealthy one.
     fn tier(self) -> Option<u8> {
-        match (self.tried, self.healthy, self.backup) {
-            (true, ..) => None,
-            (_, true, false) => Some(0),
-            (_, true, true) => Some(1),
-            (_, false, false) => Some(2),
-            (_, false, true) => Some(3),
-        }
+        let standing = match (self.unreachable, self.healthy, self.backup) {
+            (true, ..) => return None,
+            (_, true, false) => 0,
+            (_, true, true) => 2,
+            (_, false, false) => 4,
+            (_, false, true) => 6,
+        };
+        Some(standing + u8::from(self.tried))
     }
 
     /// Whether it would carry less than `other` with one request more, in proportion to the weights.
@@ -31,25 +35,27 @@ impl Candidate {
     }
 }
 
-/// The candidate with the fewest requests in flight for its weight, with its index; among equals, `turn` says which.
+/// The candidate with the fewest requests in flight for its weight, with its index; among equals, `turn` says which. The
+/// counts are read twice, and may change in between.
 #[must_use]
 pub fn least_conn(candidates: impl Iterator<Item = Candidate> + Clone, turn: usize) -> Option<(usize, Candidate)> {
-    let mut best: Option<(u8, Candidate)> = None;
+    let mut best: Option<(u8, usize, Candidate)> = None;
     let mut equals = 0_usize;
-    for candidate in candidates.clone() {
+    for (index, candidate) in candidates.clone().enumerate() {
         let Some(tier) = candidate.tier() else { continue };
         match best {
-            Some((best_tier, leader)) if tier > best_tier || (tier == best_tier && leader.lighter_than(candidate)) => {}
-            Some((best_tier, leader)) if tier == best_tier && !candidate.lighter_than(leader) => equals += 1,
+            Some((best_tier, _, leader))
+                if tier > best_tier || (tier == best_tier && leader.lighter_than(candidate)) => {}
+            Some((best_tier, _, leader)) if tier == best_tier && !candidate.lighter_than(leader) => equals += 1,
             _ => {
-                best = Some((tier, candidate));
+                best = Some((tier, index, candidate));
                 equals = 1;
             }
         }
     }
-    let (best_tier, leader) = best?;
+    let (best_tier, index, leader) = best?;
     let is_equal = |c: &Candidate| c.tier() == Some(best_tier) && !leader.lighter_than(*c);
-    candidates.enumerate().filter(|(_, c)| is_equal(c)).nth(turn % equals)
+    candidates.enumerate().filter(|(_, c)| is_equal(c)).nth(turn % equals).or(Some((index, leader)))
 }
 
 /// Longest schedule: beyond it weights are only approximated.
@@ -119,7 +125,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn candidate(in_flight: u32) -> Candidate {
-        Candidate { in_flight, weight: 1, backup: false, healthy: true, tried: false }
+        Candidate { in_flight, weight: 1, backup: false, healthy: true, tried: false, unreachable: false }
     }
 
     #[test]
@@ -127,6 +133,16 @@ mod tests {
         let list = [candidate(2), candidate(1), candidate(1)];
         let chosen: Vec<_> = (0..4).map(|turn| least_conn(list.iter().copied(), turn).unwrap().0).collect();
         assert_eq!(chosen, [1, 2, 1, 2]);
+    }
+
+    #[test]
+    fn counts_that_change_meanwhile_leave_somebody_to_choose() {
+        let reads = std::cell::Cell::new(0);
+        let count = |_| {
+            reads.set(reads.get() + 1);
+            candidate(reads.get())
+        };
+        assert!(least_conn([0, 1].iter().map(count), 0).is_some());
     }
 
     #[test]
@@ -140,12 +156,17 @@ mod tests {
         let backup = Candidate { backup: true, ..candidate(0) };
         let down = Candidate { healthy: false, ..candidate(0) };
         let tried = Candidate { tried: true, ..candidate(0) };
+        let unreachable = Candidate { unreachable: true, ..candidate(0) };
         for (list, expected) in [
             (vec![backup, candidate(9)], Some(1)),
             (vec![down, backup], Some(1)),
             (vec![down, Candidate { healthy: false, ..backup }], Some(0)),
-            (vec![tried, down], Some(1)),
-            (vec![tried, tried], None),
+            (vec![tried, candidate(9)], Some(1)),
+            (vec![backup, tried], Some(1)),
+            (vec![down, tried], Some(1)),
+            (vec![unreachable, down], Some(1)),
+            (vec![unreachable, tried, down], Some(1)),
+            (vec![unreachable, unreachable], None),
             (vec![], None),
         ] {
             assert_eq!(least_conn(list.iter().copied(), 7).map(|c| c.0), expected, "{list:?}");
@@ -164,14 +185,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nobody_lighter_is_passed_over(list in prop::collection::vec((0_u32..20, 1_u32..5, any::<bool>(), any::<bool>(), any::<bool>()), 0..12), turn in any::<usize>()) {
-            let list: Vec<_> = list.into_iter().map(|(in_flight, weight, backup, healthy, tried)| Candidate { in_flight, weight, backup, healthy, tried }).collect();
+        fn nobody_lighter_is_passed_over(list in prop::collection::vec((0_u32..20, 1_u32..5, any::<[bool; 4]>()), 0..12), turn in any::<usize>()) {
+            let list: Vec<_> = list.into_iter().map(|(in_flight, weight, [backup, healthy, tried, unreachable])| Candidate { in_flight, weight, backup, healthy, tried, unreachable }).collect();
             match least_conn(list.iter().copied(), turn) {
-                None => prop_assert!(list.iter().all(|c| c.tried)),
+                None => prop_assert!(list.iter().all(|c| c.unreachable)),
                 Some((index, chosen)) => {
                     prop_assert_eq!(chosen, list[index]);
-                    prop_assert!(!chosen.tried);
-                    for other in list.iter().filter(|c| !c.tried) {
+                    prop_assert!(!chosen.unreachable);
+                    for other in list.iter().filter(|c| !c.unreachable) {
                         prop_assert!(chosen.tier() <= other.tier());
                         if chosen.tier() == other.tier() {
                             prop_assert!(!other.lighter_than(chosen));

@@ -126,7 +126,12 @@ async def http(scope, receive, send):
     elif path == "/boom":
         raise RuntimeError("boom, as asked")
     elif path == "/status":
-        await answer(send, {"pid": os.getpid()}, int(argument("code", "200")))
+        code = int(argument("code", "200"))
+        if code in (204, 304):
+            await start(send, code, (b"etag", b'"x"'))
+            await send({"type": "http.response.body", "body": b""})
+        else:
+            await answer(send, {"pid": os.getpid()}, code)
     elif path == "/record":
         record(who)
         await answer(send, {"pid": os.getpid()})

@@ -8,7 +8,7 @@ Paths (all methods unless said otherwise):
 /echo           length and SHA-256 of the body
 /big?bytes=     that many bytes, without a Content-Length where the server allows it
 /boom           raises
-/status?code=   that status
+/status?code=   that status; 204 and 304 without a body
 /record         appends one line to $RECORD_FILE, then answers: counts side effects
 /die            appends one line to $RECORD_FILE, then kills its own process before answering
 """
@@ -73,7 +73,11 @@ def app(environ, start_response):
     if path == "/boom":
         raise RuntimeError("boom, as asked")
     if path == "/status":
-        return answer({"pid": os.getpid()}, f"{int(argument('code', '200'))} As Asked")
+        code = int(argument("code", "200"))
+        if code in (204, 304):
+            start_response(f"{code} As Asked", [("ETag", '"x"')])
+            return []
+        return answer({"pid": os.getpid()}, f"{code} As Asked")
     if path == "/record":
         record(who)
         return answer({"pid": os.getpid()})

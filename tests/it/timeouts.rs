@@ -1,1 +1,238 @@
-//! Tests of `timeouts`.
+//! Clients that are slow: with their head, with their body, with the next request, and with reading.
+
+use std::time::Duration;
+
+use crate::harness::{Gate, Gateway, Origin, eventually, scripted_delay};
+
+const HEAD: &str = r#"
+    [server]
+    listen = ["127.0.0.1:0"]
+    [server.client]
+    header_timeout = "300ms"
+    [admin]
+    listen = ["127.0.0.1:0"]
+    [log]
+    access = "{dir}/access.log"
+    [[routes]]
+    respond = { body = "hello" }
+"#;
+
+/// The counter of refusals for `reason`.
+fn rejections(gateway: &Gateway, reason: &str) -> f64 {
+    gateway.metrics().value("propylon_rejections_total", &[("reason", reason)]).unwrap()
+}
+
+#[test]
+fn a_head_that_drips_is_answered_408_once() {
+    let gateway = Gateway::start(HEAD);
+    let mut client = gateway.connect();
+    client.send("GET / HTTP/1.1\r\nHost: test\r\n");
+    client.drip(["X", "-", "A", ":", " ", "1", "\r", "\n", "X", "-", "B", ":"], Duration::from_millis(40));
+    let told = client.response().expect(408);
+    assert_eq!(told.json()["reason"], "header_timeout");
+    assert_eq!(told.field("connection"), Some("close"));
+    client.closed();
+    assert_eq!(gateway.access_log(1).len(), 1);
+    assert_eq!(gateway.access_log_now()[0]["reason"], "header_timeout");
+    assert_eq!(rejections(&gateway, "header_timeout"), 1.0);
+    assert_eq!(gateway.metrics().value("propylon_requests_total", &[]), Some(1.0));
+}
+
+#[test]
+fn half_a_head_and_then_silence_is_answered_408() {
+    let gateway = Gateway::start(HEAD);
+    for half in ["G", "GET / HT", "GET / HTTP/1.1\r\nHost: test\r\n", "GET / HTTP/1.1\r\nHost: test\r\n\r"] {
+        let mut first = gateway.connect();
+        first.send(half);
+        let mut second = gateway.connect();
+        second.get("/").expect(200);
+        second.send(half);
+        for mut client in [first, second] {
+            let told = client.response().expect(408);
+            assert_eq!(told.field("connection"), Some("close"));
+            client.closed();
+        }
+    }
+    assert_eq!(gateway.access_log(12).len(), 12);
+    assert_eq!(rejections(&gateway, "header_timeout"), 8.0);
+}
+
+#[test]
+fn a_connection_that_sends_nothing_is_closed_without_an_answer() {
+    let gateway = Gateway::start(HEAD);
+    gateway.connect().closed();
+    // An empty line is no beginning of a request.
+    let mut client = gateway.connect();
+    client.send("\r\n");
+    client.closed();
+    assert!(gateway.access_log_now().is_empty());
+    assert_eq!(rejections(&gateway, "header_timeout"), 0.0);
+}
+
+#[test]
+fn an_idle_connection_is_closed_after_keepalive_timeout() {
+    let gateway = Gateway::start(
+        r#"
+        [server]
+        listen = ["127.0.0.1:0"]
+        [server.client]
+        keepalive_timeout = "200ms"
+        [admin]
+        listen = ["127.0.0.1:0"]
+        [log]
+        access = "{dir}/access.log"
+        [[routes]]
+        respond = { body = "hello" }
+        "#,
+    );
+    let mut client = gateway.connect();
+    client.get("/").expect(200);
+    client.get("/").expect(200);
+    client.closed();
+    assert_eq!(gateway.access_log(2).len(), 2);
+}
+
+#[test]
+fn keepalive_timeout_0_closes_each_connection_and_says_so() {
+    let gateway = Gateway::start(
+        r#"
+        [server]
+        listen = ["127.0.0.1:0"]
+        [server.client]
+        keepalive_timeout = "0s"
+        [admin]
+        listen = ["127.0.0.1:0"]
+        [log]
+        access = "{dir}/access.log"
+        [[routes]]
+        respond = { body = "hello" }
+        "#,
+    );
+    for request in ["GET / HTTP/1.1\r\nHost: test\r\n\r\n", "GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n"] {
+        let mut client = gateway.connect();
+        client.send(request.repeat(2));
+        assert_eq!(client.response().expect(200).field("connection"), Some("close"));
+        client.closed();
+    }
+    assert_eq!(gateway.access_log(2).len(), 2);
+}
+
+const BODY: &str = r#"
+    [server]
+    listen = ["127.0.0.1:0"]
+    [server.client]
+    body_idle_timeout = "300ms"
+    [admin]
+    listen = ["127.0.0.1:0"]
+    [log]
+    access = "{dir}/access.log"
+    [upstreams.app]
+    endpoints = ["{origin}"]
+    [[routes]]
+    upstream = "app"
+"#;
+
+#[test]
+fn a_body_that_stops_is_answered_408_and_leaves_nothing_behind() {
+    let origin = Origin::start(|connection| {
+        while let Some(request) = connection.read_request() {
+            connection.answer(200, request.body);
+        }
+    });
+    let gateway = Gateway::with(BODY).set("origin", origin.address()).start();
+    for (fields, body) in
+        [("Content-Length: 10", "abc"), ("Transfer-Encoding: chunked", "a\r\nabc"), ("Content-Length: 10", "")]
+    {
+        let mut client = gateway.connect();
+        client.send(format!("POST / HTTP/1.1\r\nHost: test\r\n{fields}\r\n\r\n{body}"));
+        let told = client.response().expect(408);
+        assert_eq!(told.json()["reason"], "body_timeout");
+        assert_eq!(told.field("connection"), Some("close"));
+        client.closed();
+        assert_eq!(gateway.connect().request("POST", "/", &[], "whole").expect(200).text(), "whole");
+    }
+    let lines = gateway.access_log(6);
+    assert_eq!(lines.iter().filter(|line| line["reason"] == "body_timeout").count(), 3);
+    assert_eq!(rejections(&gateway, "body_timeout"), 3.0);
+    assert_eq!(gateway.metrics().value("propylon_upstream_in_flight", &[]), Some(0.0));
+    assert!(origin.requests().iter().all(|request| request.body == b"whole"));
+}
+
+#[test]
+fn a_body_that_drips_within_the_limit_arrives() {
+    let origin = Origin::echo_head();
+    let gateway = Gateway::with(BODY).set("origin", origin.address()).start();
+    let mut client = gateway.connect();
+    client.send("POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 6\r\n\r\n");
+    assert!(client.drip(["a", "b", "c", "d", "e", "f"], Duration::from_millis(80)));
+    client.response().expect(200);
+    assert_eq!(origin.requests()[0].body, b"abcdef");
+}
+
+const WRITE: &str = r#"
+    [server]
+    listen = ["127.0.0.1:0"]
+    [server.client]
+    write_idle_timeout = "400ms"
+    [admin]
+    listen = ["127.0.0.1:0"]
+    [log]
+    access = "{dir}/access.log"
+    [upstreams.app]
+    endpoints = ["{origin}"]
+    [[routes]]
+    upstream = "app"
+"#;
+/// More than the buffers of all sockets between origin and client hold.
+const LARGE: usize = 32 * 1024 * 1024;
+
+#[test]
+fn a_client_that_does_not_read_is_cut_off() {
+    let cut = Gate::new();
+    let origin = Origin::start({
+        let cut = cut.clone();
+        move |connection| {
+            while let Some(request) = connection.read_request() {
+                let whole = connection.answer(200, vec![b'x'; if request.target == "/large" { LARGE } else { 1 }]);
+                if !whole {
+                    cut.open();
+                    return;
+                }
+            }
+        }
+    });
+    let gateway = Gateway::with(WRITE).set("origin", origin.address()).start();
+    let mut client = gateway.connect();
+    client.send_request("GET", "/large", &[], "");
+    cut.wait();
+    let lines = gateway.access_log(1);
+    assert_eq!((&lines[0]["status"], &lines[0]["reason"]), (&200.into(), &"client_closed".into()), "{}", lines[0]);
+    assert!(lines[0]["bytes_out"].as_u64().unwrap() < LARGE as u64);
+    assert!(client.try_response().is_err());
+    let metrics = gateway.metrics();
+    assert_eq!(metrics.value("propylon_client_aborts_total", &[]), Some(1.0));
+    for gauge in ["propylon_requests_in_flight", "propylon_upstream_in_flight"] {
+        assert_eq!(metrics.value(gauge, &[]), Some(0.0), "{gauge}");
+    }
+    gateway.get("/small").expect(200);
+}
+
+#[test]
+fn a_client_that_reads_slowly_gets_everything() {
+    let origin = Origin::fixed(format!("HTTP/1.1 200 OK\r\nContent-Length: {LARGE}\r\n\r\n{}", "x".repeat(LARGE)));
+    let gateway = Gateway::with(WRITE).set("origin", origin.address()).start();
+    let mut client = gateway.connect();
+    client.set_receive_buffer(1024 * 1024);
+    client.send_request("GET", "/", &[], "");
+    client.response_head().expect(200);
+    let mut left = LARGE;
+    // Longer than the limit all together, and never as long at a time.
+    for _ in 0..8 {
+        scripted_delay(Duration::from_millis(100));
+        left -= client.read_raw(3 * 1024 * 1024).len();
+    }
+    assert_eq!(client.read_raw(left).len(), left);
+    let line = eventually("the log line", || gateway.access_log_now().pop());
+    assert_eq!((&line["status"], &line["bytes_out"]), (&200.into(), &LARGE.into()));
+    assert_eq!(line.get("reason"), None);
+}

@@ -55,7 +55,7 @@ fn an_ordinary_request() {
     assert_eq!(head.request.headers["x-a"], "1");
     assert_eq!(head.body, BodyReader::Done);
     assert!(head.keep_alive && !head.expects_continue);
-    assert_eq!(head.size, HeadSize { request_line: 19, longest_field: 9, fields: 3 });
+    assert_eq!(head.size, HeadSize { request_line: 19, longest_field: 10, fields: 3 });
 }
 
 #[test]
@@ -179,12 +179,18 @@ fn targets_take_the_form_their_method_asks_for() {
     assert_eq!(head.request.headers["host"], "other:8");
     assert_eq!(read("GET HTTPS://other HTTP/1.1\r\nHost: h\r\n\r\n").request.raw_path(), b"/");
     assert_eq!(read("OPTIONS * HTTP/1.1\r\nHost: h\r\n\r\n").request.raw_path(), b"*");
+    let head = read("GET /<\"`>?<\"`>{}|^[] HTTP/1.1\r\nHost: h\r\n\r\n");
+    assert_eq!(head.request.raw_path(), b"/%3C%22%60%3E?%3C%22%60%3E{}|^[]");
+    assert_eq!((&head.target[..], head.size.request_line), (b"/<\"`>?<\"`>{}|^[]".as_slice(), 45));
     for text in [
         "GET *",
         "GET a/b",
         "GET ?x",
         "GET ftp://h/",
         "GET http://h?x",
+        "GET /a#b",
+        "GET /?#",
+        "GET http://h/#",
         "GET /a\x01b",
         "GET /a\0b",
         "GET /\u{e9}",
@@ -215,6 +221,15 @@ fn connection_takes_its_fields_along_and_no_framing() {
         "POST / HTTP/1.1\r\nHost: h\r\nConnection: x-a, Host, content-length\r\nX-A: 1\r\nX-B: 2\r\nContent-Length: 3\r\n\r\n",
     );
     assert_eq!(names(&head), ["content-length", "host", "x-b"]);
+}
+
+#[test]
+fn one_empty_line_before_a_head_is_overlooked_however_it_arrives() {
+    let text = b"\r\nGET / HTTP/1.1\r\nHost: h\r\n\r\n";
+    for piece in [1, 2, 3, usize::MAX] {
+        assert_eq!(read_in(text, piece).unwrap().unwrap().0.request.method, Method::GET, "{piece}");
+    }
+    assert_eq!(refused(b"\r\n\nGET / HTTP/1.1\r\nHost: h\r\n\r\n"), Reason::MalformedHead);
 }
 
 #[test]

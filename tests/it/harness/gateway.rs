@@ -37,6 +37,8 @@ pub struct Finished {
 /// What a gateway is started with, beside its TOML.
 pub struct GatewayBuilder {
     toml: String,
+    /// Instead of the TOML.
+    flags: Option<Vec<String>>,
     values: Vec<(String, String)>,
     env: Vec<(String, String)>,
     allowed_errors: Vec<String>,
@@ -88,13 +90,17 @@ impl GatewayBuilder {
         gateway.finish(DEADLINE)
     }
 
-    fn launch(mut self) -> Gateway {
+    /// Starts the gateway and waits for nothing: see [`Gateway::wait_until_ready`].
+    pub fn launch(mut self) -> Gateway {
         let dir = tempfile::tempdir().unwrap();
         self.set_dir(dir.path());
         let config = dir.path().join("gateway.toml");
         fs::write(&config, self.filled(&self.toml)).unwrap();
         let mut command = Command::new(BINARY);
-        command.args(["run", "--config"]).arg(&config);
+        match &self.flags {
+            Some(flags) => command.arg("run").args(flags.iter().map(|flag| self.filled(flag))),
+            None => command.args(["run", "--config"]).arg(&config),
+        };
         command.current_dir(dir.path()).stdin(Stdio::null());
         command.envs(self.env.iter().cloned());
         Gateway {
@@ -142,11 +148,17 @@ impl Gateway {
     pub fn with(toml: &str) -> GatewayBuilder {
         GatewayBuilder {
             toml: toml.to_owned(),
+            flags: None,
             values: Vec::new(),
             env: Vec::new(),
             allowed_errors: Vec::new(),
             stop_bound: DEADLINE,
         }
+    }
+
+    /// `propylon run` with these flags and no configuration, placeholders filled in them too.
+    pub fn with_flags(flags: &[&str]) -> GatewayBuilder {
+        GatewayBuilder { flags: Some(flags.iter().map(|flag| (*flag).to_owned()).collect()), ..Self::with("") }
     }
 
     /// Runs the binary with a configuration that it must refuse.
@@ -155,8 +167,9 @@ impl Gateway {
         Self::with(toml).expect_refused()
     }
 
+    /// Waits for the line `ready`, and learns the addresses named before it.
     #[track_caller]
-    fn wait_until_ready(&mut self) {
+    pub fn wait_until_ready(&mut self) {
         eventually_within(START, "the gateway is ready", || {
             let lines = self.process.stderr.all();
             if lines.iter().any(|line| line == "ready") {
