@@ -1,6 +1,7 @@
 //! The command line: what can be asked of the program, and the exit codes (0 done, 1 failed, 2 usage or configuration).
 
-use std::io::{Read, Write};
+use std::fmt::Display;
+use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -17,6 +18,8 @@ use crate::server;
 const DEFAULT_FILE: &str = "gateway.toml";
 /// Usage or configuration.
 const BAD_INPUT: u8 = 2;
+/// Far more than any answer has.
+const ANSWER_MAX: u64 = 1 << 20;
 /// For an answer to `propylon health`.
 const HEALTH_PATIENCE: Duration = Duration::from_secs(5);
 /// For an answer to `propylon reload`: names are resolved meanwhile.
@@ -166,10 +169,11 @@ fn reload(path: &Path, control: Option<PathBuf>) -> Result<String, Failure> {
             )
         })?,
     };
-    let stream = UnixStream::connect(&control)
-        .map_err(|error| Failure::failed(&format!("cannot reach the gateway at {}: {error}", control.display())))?;
-    stream.set_read_timeout(Some(RELOAD_PATIENCE)).map_err(|error| Failure::failed(&error))?;
-    match ask(stream, "POST", "/reload")? {
+    let answer = UnixStream::connect(&control).and_then(|stream| {
+        stream.set_read_timeout(Some(RELOAD_PATIENCE))?;
+        ask(stream, "POST", "/reload")
+    });
+    match answer.map_err(|error| unreachable_at(&control.display(), &error))? {
         (200, report) => Ok(report),
         (422, problems) => Err(Failure::bad_input(&problems)),
         (status, body) => Err(Failure::failed(&format!("unexpected answer {status}: {body}"))),
@@ -181,20 +185,26 @@ fn health(path: &Path, admin: Option<SocketAddr>) -> Result<String, Failure> {
         Some(address) => ListenAddr::Tcp(address),
         None => load(path)?.0.admin.listen.into_iter().next().ok_or_else(|| Failure::bad_input("no admin listener"))?,
     };
-    let (status, body) = match &address {
+    let answer = match &address {
         ListenAddr::Tcp(address) => {
-            let stream = TcpStream::connect_timeout(&reachable(*address), HEALTH_PATIENCE)
-                .map_err(|error| Failure::failed(&error))?;
-            stream.set_read_timeout(Some(HEALTH_PATIENCE)).map_err(|error| Failure::failed(&error))?;
-            ask(stream, "GET", "/readyz")?
+            TcpStream::connect_timeout(&reachable(*address), HEALTH_PATIENCE).and_then(|stream| {
+                stream.set_read_timeout(Some(HEALTH_PATIENCE))?;
+                ask(stream, "GET", "/readyz")
+            })
         }
-        ListenAddr::Unix(path) => {
-            let stream = UnixStream::connect(path).map_err(|error| Failure::failed(&error))?;
-            stream.set_read_timeout(Some(HEALTH_PATIENCE)).map_err(|error| Failure::failed(&error))?;
-            ask(stream, "GET", "/readyz")?
-        }
+        ListenAddr::Unix(path) => UnixStream::connect(path).and_then(|stream| {
+            stream.set_read_timeout(Some(HEALTH_PATIENCE))?;
+            ask(stream, "GET", "/readyz")
+        }),
     };
-    if status == 200 { Ok(body) } else { Err(Failure::failed(&body)) }
+    match answer.map_err(|error| unreachable_at(&address, &error))? {
+        (200, body) => Ok(body),
+        (_, body) => Err(Failure::failed(&body)),
+    }
+}
+
+fn unreachable_at(address: &impl Display, error: &io::Error) -> Failure {
+    Failure::failed(&format!("cannot reach the gateway at {address}: {error}"))
 }
 
 /// An address that listens everywhere is reached on this machine.
@@ -208,14 +218,16 @@ fn reachable(address: SocketAddr) -> SocketAddr {
 }
 
 /// One request, one answer: the admin server closes after each.
-fn ask(mut stream: impl Read + Write, method: &str, path: &str) -> Result<(u16, String), Failure> {
+fn ask(mut stream: impl Read + Write, method: &str, path: &str) -> io::Result<(u16, String)> {
     let request = format!("{method} {path} HTTP/1.1\r\nHost: propylon\r\n\r\n");
-    stream.write_all(request.as_bytes()).map_err(|error| Failure::failed(&error))?;
+    stream.write_all(request.as_bytes())?;
     let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).map_err(|error| Failure::failed(&format!("no answer: {error}")))?;
+    stream.take(ANSWER_MAX).read_to_end(&mut answer).map_err(|error| match error.kind() {
+        io::ErrorKind::WouldBlock => io::Error::other("no answer in time"),
+        _ => error,
+    })?;
     let answer = String::from_utf8_lossy(&answer);
-    let (head, body) = answer.split_once("\r\n\r\n").ok_or_else(|| Failure::failed("no answer"))?;
-    let status =
-        head.split(' ').nth(1).and_then(|status| status.parse().ok()).ok_or_else(|| Failure::failed("no status"))?;
-    Ok((status, body.to_owned()))
+    let (head, body) = answer.split_once("\r\n\r\n").ok_or_else(|| io::Error::other("no answer"))?;
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
+    Ok((status.ok_or_else(|| io::Error::other("no HTTP"))?, body.to_owned()))
 }

@@ -1,7 +1,7 @@
 //! A small HTTP/1.1 server for operators: one request a connection, read by the same strict reader as any other.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use tokio::io::AsyncWriteExt;
@@ -23,6 +23,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const LIMITS: HeadLimits = HeadLimits { request_line_max: 2048, header_max: 8192, field_max: 4096, headers_max: 64 };
 /// After an accept that failed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How often a failing accept is worth a log line.
+const ACCEPT_LOG_EVERY: Duration = Duration::from_secs(10);
 
 /// What an operator asked for.
 #[derive(Debug)]
@@ -35,6 +37,7 @@ pub struct Request {
 /// Answers on `bound` until the task is aborted.
 pub async fn serve(bound: Bound, desk: Desk) {
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut logged: Option<Instant> = None;
     loop {
         let Ok(permit) = room.clone().acquire_owned().await else { return };
         match bound.accept().await {
@@ -46,7 +49,10 @@ pub async fn serve(bound: Bound, desk: Desk) {
                 });
             }
             Err(error) => {
-                tracing::warn!(address = %bound.address, %error, "admin connections cannot be accepted");
+                if logged.is_none_or(|at| at.elapsed() > ACCEPT_LOG_EVERY) {
+                    tracing::warn!(address = %bound.address, %error, "admin connections cannot be accepted");
+                    logged = Some(Instant::now());
+                }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }

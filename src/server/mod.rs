@@ -29,6 +29,7 @@ use crate::server::files::PidFile;
 use crate::server::reload::Reloader;
 use crate::server::signals::{Event, Signals};
 use crate::state::{Shared, Snapshot};
+use crate::upstream::peer::NO_CERTIFICATES;
 
 /// Upstream connections kept open at most; the connector divides nothing among threads.
 const UPSTREAM_POOL: usize = 1024;
@@ -108,6 +109,7 @@ async fn serve(config: Config, metrics: Arc<Metrics>, logging: Logging) -> Resul
 fn engine(snapshot: Arc<Snapshot>, shared: &Arc<Shared>) -> Engine {
     let conf = ServerConf {
         threads: snapshot.config.restart.threads,
+        ca_file: Some(NO_CERTIFICATES.to_owned()),
         upstream_keepalive_pool_size: UPSTREAM_POOL.div_ceil(snapshot.config.restart.threads),
         ..ServerConf::default()
     };

@@ -135,12 +135,12 @@ mod tests {
         assert!(enter("192.0.2.2").is_some());
         drop(first);
         assert!(enter("192.0.2.1").is_some());
-        let _six = (enter("2001:db8::1"), enter("2001:db8::2"));
+        let six = (enter("2001:db8::1"), enter("2001:db8::2"));
         assert!(enter("2001:db8::3").is_none());
         assert!(enter("2001:db8:0:1::3").is_some());
         drop(second);
         assert_eq!(connections.open(), 2);
-        drop(_six);
+        drop(six);
         assert_eq!(connections.open(), 0);
         assert!(connections.by_ip.lock().is_empty());
         assert!(connections.enter(connections.extra_place(), None, 1).is_some());

@@ -1,20 +1,25 @@
-//! Asks an endpoint at intervals whether it is well, with the probes of pingora-load-balancing.
+//! Asks an endpoint at intervals whether it is well. The HTTP probe is that of pingora-load-balancing; its connect probe loads the
+//! system's certificates for each endpoint and panics where there are none (pingora-load-balancing 0.9.1 `health_check.rs`,
+//! `TcpHealthCheck::default`), so that one is ours, behind the same trait.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use http::Extensions;
-use pingora_core::upstreams::peer::{BasicPeer, HttpPeer};
-use pingora_error::{Error, ErrorType};
+use pingora_core::connectors::http::Connector;
+use pingora_core::upstreams::peer::HttpPeer;
+use pingora_error::{Error, ErrorType, OrErr, Result};
 use pingora_load_balancing::Backend;
-use pingora_load_balancing::health_check::{HealthCheck, HttpHealthCheck, TcpHealthCheck};
+use pingora_load_balancing::health_check::{HealthCheck, HttpHealthCheck};
 use tokio::task::JoinHandle;
 
 use crate::config::model;
 use crate::observe::metrics::CheckResult;
-use crate::upstream::endpoint::Endpoint;
+use crate::upstream::endpoint::{Address, Endpoint};
 use crate::upstream::health::Transition;
+use crate::upstream::peer::{connect, connector_options};
 
 type Probe = Box<dyn HealthCheck + Send + Sync>;
 
@@ -28,7 +33,10 @@ enum Verdict {
 
 /// Checks `endpoint` until the task is aborted or the endpoint is gone.
 pub(super) fn spawn(endpoint: &Arc<Endpoint>, peer: &HttpPeer, config: &model::Upstream) -> JoinHandle<()> {
-    let probe = probe(peer, &config.health);
+    let probe: Probe = match &config.health.path {
+        None => Box::new(ConnectProbe(endpoint.address.clone())),
+        Some(path) => http_probe(peer, &config.health, path),
+    };
     let backend = Backend { addr: peer._address.clone(), weight: 1, ext: Extensions::new() };
     let checker = Checker {
         upstream: config.name.clone(),
@@ -99,26 +107,26 @@ impl Checker {
     }
 }
 
-fn probe(peer: &HttpPeer, health: &model::Health) -> Probe {
-    match &health.path {
-        None => connect_probe(peer, health),
-        Some(path) => http_probe(peer, health, path),
-    }
-}
+/// Passes when a connection can be made, which is closed at once: even a sync worker that accepts it loses no time.
+struct ConnectProbe(Address);
 
-fn connect_probe(peer: &HttpPeer, health: &model::Health) -> Probe {
-    let mut probe = TcpHealthCheck::default();
-    let mut template = BasicPeer::new("0.0.0.0:1");
-    template.options.connection_timeout = Some(health.timeout);
-    template.options.custom_l4.clone_from(&peer.options.custom_l4);
-    probe.peer_template = template;
-    Box::new(probe)
+#[async_trait]
+impl HealthCheck for ConnectProbe {
+    async fn check(&self, _target: &Backend) -> Result<()> {
+        connect(&self.0).await.or_err(ErrorType::ConnectError, "connect probe")
+    }
+
+    // Counted by `Health`.
+    fn health_threshold(&self, _success: bool) -> usize {
+        1
+    }
 }
 
 /// Host and scheme are those of a real request: Django answers 400 to a foreign Host, and 301 to plain HTTP.
 fn http_probe(peer: &HttpPeer, health: &model::Health, path: &str) -> Probe {
     let host = health.host.clone().unwrap_or_else(|| "localhost".to_owned());
-    let mut probe: HttpHealthCheck = HttpHealthCheck::new("localhost", false);
+    let connector = Connector::new_custom(Some(connector_options(1)), ());
+    let mut probe = HttpHealthCheck::new_custom("localhost", false, connector);
     probe.peer_template = peer.clone();
     probe.peer_template.options.connection_timeout = Some(health.timeout);
     probe.peer_template.options.read_timeout = Some(health.timeout);

@@ -8,13 +8,14 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use pingora_core::connectors::ConnectorOptions;
 use pingora_core::connectors::l4::Connect;
 use pingora_core::protocols::l4::socket::SocketAddr as PingoraAddr;
 use pingora_core::protocols::l4::stream::Stream;
 use pingora_core::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy};
 use pingora_error::{Error, ErrorType, Result};
 use socket2::{Domain, SockAddr, Socket, Type};
-use tokio::net::UnixStream;
+use tokio::net::{TcpStream, UnixStream};
 
 use crate::config::model;
 use crate::upstream::endpoint::Address;
@@ -45,6 +46,29 @@ pub fn template(address: &Address, config: &model::Upstream) -> Result<HttpPeer>
     // The head was sanitised when it was read, before our own fields were added.
     peer.options.http_upstream_request_policy = HttpUpstreamRequestPolicy::preserve();
     Ok(peer)
+}
+
+/// What Pingora's connectors are made with. No endpoint is spoken to over TLS yet, and loading the system's certificates would
+/// panic where there are none, as in an image that holds nothing but the program (`connectors/tls/rustls/mod.rs`,
+/// `Connector::new`): an empty file stands in their place.
+#[must_use]
+pub fn connector_options(pool_size: usize) -> ConnectorOptions {
+    ConnectorOptions { ca_file: Some(NO_CERTIFICATES.to_owned()), ..ConnectorOptions::new(pool_size) }
+}
+
+/// See [`connector_options`].
+pub const NO_CERTIFICATES: &str = "/dev/null";
+
+/// Connects and closes.
+///
+/// # Errors
+/// What the operating system says.
+pub async fn connect(address: &Address) -> io::Result<()> {
+    match address {
+        Address::Tcp(address) => TcpStream::connect(address).await.map(drop),
+        Address::Unix(path) => UnixStream::connect(path).await.map(drop),
+        Address::Abstract(name) => connect_abstract(name).map(drop),
+    }
 }
 
 /// Makes the connection of this request its own: no other request ever finds it in the pool, and it does not stay there.

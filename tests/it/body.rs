@@ -1,5 +1,8 @@
 //! Request bodies: they arrive as they were sent, with one framing, or not at all.
 
+// Counters are whole numbers, and small ones.
+#![allow(clippy::float_cmp, clippy::cast_precision_loss)]
+
 use crate::harness::{Client, Framing, Gate, Gateway, Origin};
 
 const GATEWAY: &str = r#"

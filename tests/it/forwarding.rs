@@ -1,6 +1,9 @@
 //! What the app is told about the client: one true value for each forwarding field, none of the client's own claims, and
 //! no field that ends at this hop.
 
+// Counts are small and whole.
+#![allow(clippy::float_cmp, clippy::cast_precision_loss)]
+
 use std::collections::BTreeSet;
 
 use crate::harness::{Address, Client, Fields, Gateway, GatewayBuilder, Origin, Request};
@@ -19,7 +22,7 @@ endpoints = ["{origin}"]
 upstream = "app"
 "#;
 
-/// The peers of this listener are believed, and 10.0.0.0/8, 192.0.2.1 and 2001:db8::/32 behind them.
+/// The peers of this listener are believed, and 10.0.0.0/8, 192.0.2.1 and `2001:db8::/32` behind them.
 const TRUSTING: &str = r#"
 [server]
 listen = ["127.0.0.1:0"]

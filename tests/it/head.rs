@@ -80,7 +80,7 @@ fn each_limit_has_its_own_answer_and_is_met_exactly() {
         let mut client = gateway.connect();
         client.send(head);
         let told = client.response().expect(*status);
-        assert_eq!(told.json()["reason"], *reason, "{}", told);
+        assert_eq!(told.json()["reason"], *reason, "{told}");
         assert_eq!(told.field("connection"), Some("close"));
         client.closed();
     }

@@ -1,6 +1,9 @@
 //! Which hosts are served: `allowed_hosts` and 421, Host values that are none and 400, and the host of an absolute-form
 //! target, which counts instead of the field.
 
+// Counts are small and whole.
+#![allow(clippy::float_cmp, clippy::cast_precision_loss)]
+
 use crate::harness::{Broken, Client, Gateway, Origin, Response};
 
 const ANY_HOST: &str = r#"

@@ -136,7 +136,7 @@ fn max_connections_is_for_all_listeners_together() {
     let gateway = Gateway::start(
         r#"
         [server]
-        listen = ["127.0.0.1:0", "127.0.0.1:0", "unix:{dir}/gateway.sock"]
+        listen = ["127.0.0.1:0", "[::1]:0", "unix:{dir}/gateway.sock"]
         max_connections = 1
         [admin]
         listen = ["127.0.0.1:0"]

@@ -1,6 +1,9 @@
 //! Every kind of answer the gateway can give: each carries a request id, is logged once and counted once, says its reason
 //! in one word everywhere, and says truly whether the connection is kept.
 
+// Counters are whole numbers, and small ones.
+#![allow(clippy::float_cmp, clippy::cast_precision_loss)]
+
 use std::time::Duration;
 
 use serde_json::Value;

@@ -1,6 +1,9 @@
 //! Which route a request takes, and what a route does: patterns and their precedence, methods, targets that are refused,
 //! prefixes taken off, fixed answers, redirects, fields changed, limits of its own.
 
+// Counts are small and whole.
+#![allow(clippy::float_cmp, clippy::cast_precision_loss)]
+
 use std::time::Duration;
 
 use crate::harness::{Client, Gateway, GatewayBuilder, Origin, Request, Response};

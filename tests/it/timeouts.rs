@@ -1,5 +1,8 @@
 //! Clients that are slow: with their head, with their body, with the next request, and with reading.
 
+// Counters are whole numbers, and small ones.
+#![allow(clippy::float_cmp, clippy::cast_precision_loss)]
+
 use std::time::Duration;
 
 use crate::harness::{Gate, Gateway, Origin, eventually, scripted_delay};
