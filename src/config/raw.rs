@@ -52,8 +52,9 @@ section! {
         listen: NonEmpty<Listener> = r#"["0.0.0.0:8080"]"#,
         /// Worker threads; 0 is one for each core. Takes effect with a restart.
         threads: Int<0, 1024> = "0",
-        /// Peers whose `X-Forwarded-For`, `X-Forwarded-Proto` and `Forwarded` are believed: networks, addresses, and
-        /// `"unix"` for the peers of Unix-socket listeners. Everybody else's are replaced.
+        /// Peers whose `X-Forwarded-For`, `-Proto`, `-Host`, `-Port`, `Forwarded` and `X-Request-ID` are believed: networks,
+        /// addresses, and `"unix"` for the peers of Unix-socket listeners. Everybody else's are replaced. A forwarded host
+        /// counts only if it is one of `allowed_hosts`.
         ///
         /// Example: `["10.0.0.0/8", "unix"]`
         trusted_proxies: Vec<At<TrustedPeer>> = "[]",
@@ -106,13 +107,15 @@ section! {
         header_max: HeadSize = r#""16KiB""#,
         /// Length of one field, name and value; beyond it 431. The preset of an upstream may lower it.
         field_max: HeadSize = r#""8KiB""#,
-        /// Number of fields; beyond it 431. The preset of an upstream may lower it.
+        /// Number of fields; beyond it 431. The preset of an upstream may lower it; what `request_headers.set` of the
+        /// route adds counts then as well.
         headers_max: Int<1, 1000> = "100",
         /// How long a client may pause while it sends a body; then 408.
         body_idle_timeout: Timeout = r#""30s""#,
         /// How fast a body must arrive on average, once 10 s have passed; `"0B/s"` is no minimum.
         body_min_rate: Rate = r#""500B/s""#,
-        /// How long a client may take no byte of a response; then the connection is closed.
+        /// How long a client may take no byte of a response; then the connection is closed. What a client takes shows when
+        /// about a third of the kernel's send buffer has drained, so very slow readers of large answers need more.
         write_idle_timeout: Timeout = r#""30s""#,
         /// How fast a client must take a response on average, once 10 s have passed; `"0B/s"` is no minimum.
         write_min_rate: Rate = r#""500B/s""#,
@@ -311,7 +314,7 @@ section! {
     /// A redirect.
     Redirect {
         /// Where it leads. `{path}` is the path as the client sent it, `{query}` the query with its `?`, or nothing,
-        /// and `{host}` the host.
+        /// and `{host}` the host in lower case, without port; a request without a host is answered 400 then.
         ///
         /// Example: `"https://new.example.com{path}{query}"`
         to: RedirectTemplate = required,

@@ -1,5 +1,8 @@
 //! One line for each request, whatever became of it: who, what, how it ended and how long it took.
 
+// Counts are whole numbers.
+#![allow(clippy::float_cmp)]
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;

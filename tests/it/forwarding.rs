@@ -1,5 +1,5 @@
-//! What the app is told about the client: one true value for each forwarding field, none of the client's own claims, and
-//! no field that ends at this hop.
+//! What the app is told about the client: one true value for each forwarding field, none of the client's own claims,
+//! and no field that ends at this hop.
 
 // Counts are small and whole.
 #![allow(clippy::float_cmp, clippy::cast_precision_loss)]
@@ -596,7 +596,7 @@ fn a_unix_socket_peer_has_no_address_unless_it_is_trusted_and_says_one() {
     let request = seen(&origin, &mut Client::connect(tcp), &claims);
     assert_eq!(request.field("x-forwarded-for"), Some("127.0.0.1"));
     assert_eq!(request.field("x-forwarded-proto"), Some("http"));
-    // Nobody said where the request comes from, and nothing is made up: an app would take 127.0.0.1 for its own machine.
+    // Nobody said where the request comes from, and nothing is made up: 127.0.0.1 would be the app's own machine.
     let request = seen(&origin, &mut client, &[]);
     assert!(!request.fields.has("x-forwarded-for") && !request.fields.has("x-real-ip"), "{:?}", request.fields);
     assert_eq!(request.field("x-forwarded-proto"), Some("http"));

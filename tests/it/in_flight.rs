@@ -286,7 +286,7 @@ fn however_an_app_fails_its_slot_comes_back() {
             match request.target.as_str() {
                 "/reset" => connection.reset(),
                 "/hang" => connection.hang(),
-                "/garbage" => drop(connection.write("220 smtp.example.com ESMTP\r\n\r\n")),
+                "/garbage" => _ = connection.write("220 smtp.example.com ESMTP\r\n\r\n"),
                 "/close" => connection.close(),
                 "/half" => {
                     connection.write("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n01234");
@@ -296,7 +296,7 @@ fn however_an_app_fails_its_slot_comes_back() {
                     connection.write("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n01234");
                     connection.hang();
                 }
-                _ => drop(connection.answer(200, "fine")),
+                _ => _ = connection.answer(200, "fine"),
             }
         }
     });
@@ -445,7 +445,7 @@ fn misbehave(connection: &mut Connection, number: u64) {
     match number {
         0 => connection.close(),
         1 => connection.reset(),
-        2 => drop(connection.write("nonsense\r\n\r\n")),
+        2 => _ = connection.write("nonsense\r\n\r\n"),
         3 => connection.delay(Duration::from_millis(400)),
         4 => {
             connection.write("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf");
@@ -459,11 +459,11 @@ fn misbehave(connection: &mut Connection, number: u64) {
             connection.write("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nstall");
             connection.delay(Duration::from_millis(400));
         }
-        7 => drop(connection.write("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 200 OK\r\n\r\n")),
-        8 => drop(connection.write("HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n")),
-        9 => drop(connection.write("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nfine\r\n0\r\n\r\n")),
-        10 => drop(connection.answer(200, vec![b'x'; 300_000])),
-        _ => drop(connection.answer(200, "fine")),
+        7 => _ = connection.write("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 200 OK\r\n\r\n"),
+        8 => _ = connection.write("HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n"),
+        9 => _ = connection.write("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nfine\r\n0\r\n\r\n"),
+        10 => _ = connection.answer(200, vec![b'x'; 300_000]),
+        _ => _ = connection.answer(200, "fine"),
     }
 }
 

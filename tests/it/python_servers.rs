@@ -365,7 +365,7 @@ fn gunicorn_sync_on_a_unix_socket() {
     stack.takes_a_chunked_upload();
 }
 
-/// Gunicorn takes the name SCRIPT_NAME from a peer on a Unix socket and moves its routes by it: `/pub/boom` would be
+/// Gunicorn takes the name `SCRIPT_NAME` from a peer on a Unix socket and moves its routes by it: `/pub/boom` would be
 /// `/boom` to the app, and no rule about paths in the gateway would hold.
 #[test]
 fn gunicorn_on_a_unix_socket_is_not_told_a_script_name() {
@@ -473,7 +473,7 @@ fn daphne() {
     stack.takes_a_chunked_upload();
 }
 
-/// Gunicorn takes 100 fields and says 400 to one more. What the gateway adds counts as well, and its own answer says why.
+/// Gunicorn takes 100 fields and refuses one more. What the gateway adds counts as well, and its own answer says why.
 #[test]
 fn gunicorn_is_never_sent_more_fields_than_it_takes() {
     let server = PythonServer::gunicorn("wsgi:app").unix().start();

@@ -1,5 +1,8 @@
 //! A new configuration while requests run: none is lost, none sees half of one, and a file that is wrong changes nothing.
 
+// Counts are whole numbers.
+#![allow(clippy::float_cmp)]
+
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

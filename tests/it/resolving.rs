@@ -98,6 +98,15 @@ fn an_ipv6_address_will_do() {
     assert_eq!(gateway.get("/").expect(200).text(), "six");
 }
 
+/// Sets its flag when it goes.
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
 #[test]
 fn addresses_come_and_go_with_their_ttl_and_no_request_is_lost() {
     let dns = DnsServer::start();
@@ -111,17 +120,19 @@ fn addresses_come_and_go_with_their_ttl_and_no_request_is_lost() {
 
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
-        scope.spawn(|| {
+        let asking = scope.spawn(|| {
             let mut client = gateway.connect();
             while !stop.load(Ordering::SeqCst) {
                 client.get("/").expect(200);
             }
         });
+        // However this ends, the other thread does as well.
+        let _ends = Ends(&stop);
         dns.set("app.test", 1, &["127.0.0.2", "127.0.0.3"]);
         b.wait_for_requests(3);
         dns.set("app.test", 1, &["127.0.0.3"]);
         gateway.wait_for_log(&format!("addresses=\"127.0.0.3:{port}\""));
-        stop.store(true, Ordering::SeqCst);
+        assert!(!asking.is_finished(), "a request failed");
     });
     assert_eq!(answers(&gateway, 5), "bbbbb");
     // A request that is on its way ends where it is.

@@ -1,5 +1,5 @@
-//! Which route a request takes, and what a route does: patterns and their precedence, methods, targets that are refused,
-//! prefixes taken off, fixed answers, redirects, fields changed, limits of its own.
+//! Which route a request takes, and what a route does: patterns and their precedence, methods, targets that are
+//! refused, prefixes taken off, fixed answers, redirects, fields changed, limits of its own.
 
 // Counts are small and whole.
 #![allow(clippy::float_cmp, clippy::cast_precision_loss)]
@@ -691,7 +691,8 @@ fn fields_are_set_and_removed_on_the_way_to_the_app_and_back() {
     let origin = Origin::start(|connection| {
         while connection.read_request().is_some() {
             connection.write(
-                "HTTP/1.1 200 OK\r\nServer: gunicorn\r\nX-Powered-By: a\r\nX-Powered-By: b\r\nCache-Control: private\r\n\
+                "HTTP/1.1 200 OK\r\nServer: gunicorn\r\nX-Powered-By: a\r\nX-Powered-By: b\r\n\
+                 Cache-Control: private\r\n\
                  Set-Cookie: a=1\r\nSet-Cookie: b=2\r\nX-Request-ID: of-the-app\r\nContent-Length: 2\r\n\r\nok",
             );
         }

@@ -92,7 +92,8 @@ fn the_clients_connection_outlives_the_apps_failure() {
     let origin = Origin::start(|connection| {
         while let Some(request) = connection.read_request() {
             if request.target == "/bad" {
-                return drop(connection.write("nonsense\r\n\r\n"));
+                connection.write("nonsense\r\n\r\n");
+                return;
             }
             connection.answer(200, "fine");
         }

@@ -1,3 +1,5 @@
+//! Heads that are read, and heads that are refused.
+
 use super::*;
 use proptest::prelude::*;
 
