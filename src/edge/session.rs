@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::{Method, Version};
+use http::{HeaderValue, Method, StatusCode, Version, header};
 use parking_lot::Mutex;
 use pingora_error::{Error, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
@@ -211,11 +211,16 @@ impl Session {
         self.fail(Reason::ClientClosed, ErrorType::ConnectionClosed, "the client left")
     }
 
-    fn take_header(&mut self, response: Box<ResponseHeader>) -> Result<()> {
+    fn take_header(&mut self, mut response: Box<ResponseHeader>) -> Result<()> {
+        if response.status == StatusCode::SWITCHING_PROTOCOLS {
+            // No request of ours asks for it, and nothing that could be answered follows.
+            return self.fail(Reason::UpstreamInvalid, ErrorType::InvalidHTTPHeader, "101 that nobody asked for");
+        }
         if response.status.is_informational() {
             // Expect was answered by us; early hints are for HTTP/2 clients.
             return Ok(());
         }
+        say_length_once(&mut response);
         let Some(framing) = Framing::of(&response, &self.method, self.version) else {
             return self.fail(
                 Reason::UpstreamInvalid,
@@ -362,6 +367,20 @@ impl Drop for Session {
         {
             connection.transport.reset_on_close();
         }
+    }
+}
+
+/// An app may repeat its Content-Length; Pingora has checked that it says the same each time (RFC 9110 section 8.6).
+fn say_length_once(response: &mut ResponseHeader) {
+    let mut all = response.headers.get_all(header::CONTENT_LENGTH).iter();
+    let Some(first) = all.next().map(HeaderValue::as_bytes) else { return };
+    if all.next().is_none() && !first.contains(&b',') {
+        return;
+    }
+    let once = first.split(|b| *b == b',').next().unwrap_or_default().trim_ascii();
+    if let Ok(once) = HeaderValue::from_bytes(once) {
+        // Cannot fail for a name and a value that are valid already.
+        let _ = response.insert_header(header::CONTENT_LENGTH, once);
     }
 }
 

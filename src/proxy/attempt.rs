@@ -125,8 +125,8 @@ pub fn after_failed_exchange(session: &mut Session, ctx: &mut Context, mut error
 /// Whether the connection ended within the head of a response. Pingora says it in words only (pingora-core 0.9.1
 /// `protocols/http/v1/client.rs`, `read_response`).
 fn is_within_head(error: &Error) -> bool {
-    let context = error.context.as_ref().map(|context| context.as_str()).unwrap_or_default();
-    context.rsplit_once("bytes already read: ").is_some_and(|(_, count)| count != "0")
+    let Some(context) = &error.context else { return false };
+    context.as_str().rsplit_once("bytes already read: ").is_some_and(|(_, count)| count != "0")
 }
 
 /// Methods that are repeated: the safe ones (RFC 9110 section 9.2.1). PUT and DELETE are idempotent by the book and not in

@@ -24,7 +24,7 @@ use crate::observe::metrics::UpstreamMetrics;
 use crate::upstream::endpoint::{Address, Endpoint, Lease, Registry};
 use crate::upstream::resolve::Resolver;
 use crate::upstream::retry::RetryBudget;
-use crate::upstream::selection::{Candidate, Schedule};
+use crate::upstream::selection::{Candidate, Schedule, Seen};
 
 /// How often a count is fought over before it is taken without comparing.
 const SELECT_TRIES: usize = 16;
@@ -179,8 +179,11 @@ impl Upstream {
             weight: target.weight,
             backup: target.backup,
             healthy: target.endpoint.is_healthy(),
-            tried: among(tried, &target.endpoint),
-            unreachable: among(unreachable, &target.endpoint),
+            seen: match &target.endpoint {
+                endpoint if among(unreachable, endpoint) => Seen::Unreachable,
+                endpoint if among(tried, endpoint) => Seen::Tried,
+                _ => Seen::Never,
+            },
         };
         let turn = self.cursor.fetch_add(1, Relaxed);
         match self.config.balance {

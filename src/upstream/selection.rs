@@ -7,10 +7,18 @@ pub struct Candidate {
     pub weight: u32,
     pub backup: bool,
     pub healthy: bool,
-    /// This request was there already, and something may be gained by another place.
-    pub tried: bool,
-    /// No connection could be made for this request.
-    pub unreachable: bool,
+    pub seen: Seen,
+}
+
+/// What a request knows of an endpoint from its tries before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Seen {
+    #[default]
+    Never,
+    /// It was there already, and another place may do better.
+    Tried,
+    /// No connection could be made.
+    Unreachable,
 }
 
 impl Candidate {
@@ -18,14 +26,17 @@ impl Candidate {
     /// checks can be wrong, and a refused request is certain to fail. One that was tried comes after its equals, and before
     /// an unhealthy one.
     fn tier(self) -> Option<u8> {
-        let standing = match (self.unreachable, self.healthy, self.backup) {
-            (true, ..) => return None,
-            (_, true, false) => 0,
-            (_, true, true) => 2,
-            (_, false, false) => 4,
-            (_, false, true) => 6,
+        let standing = match (self.healthy, self.backup) {
+            (true, false) => 0,
+            (true, true) => 2,
+            (false, false) => 4,
+            (false, true) => 6,
         };
-        Some(standing + u8::from(self.tried))
+        match self.seen {
+            Seen::Never => Some(standing),
+            Seen::Tried => Some(standing + 1),
+            Seen::Unreachable => None,
+        }
     }
 
     /// Whether it would carry less than `other` with one request more, in proportion to the weights.
@@ -125,7 +136,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn candidate(in_flight: u32) -> Candidate {
-        Candidate { in_flight, weight: 1, backup: false, healthy: true, tried: false, unreachable: false }
+        Candidate { in_flight, weight: 1, backup: false, healthy: true, seen: Seen::Never }
     }
 
     #[test]
@@ -155,8 +166,8 @@ mod tests {
     fn backups_and_the_unhealthy_come_last_but_come() {
         let backup = Candidate { backup: true, ..candidate(0) };
         let down = Candidate { healthy: false, ..candidate(0) };
-        let tried = Candidate { tried: true, ..candidate(0) };
-        let unreachable = Candidate { unreachable: true, ..candidate(0) };
+        let tried = Candidate { seen: Seen::Tried, ..candidate(0) };
+        let unreachable = Candidate { seen: Seen::Unreachable, ..candidate(0) };
         for (list, expected) in [
             (vec![backup, candidate(9)], Some(1)),
             (vec![down, backup], Some(1)),
@@ -185,14 +196,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nobody_lighter_is_passed_over(list in prop::collection::vec((0_u32..20, 1_u32..5, any::<[bool; 4]>()), 0..12), turn in any::<usize>()) {
-            let list: Vec<_> = list.into_iter().map(|(in_flight, weight, [backup, healthy, tried, unreachable])| Candidate { in_flight, weight, backup, healthy, tried, unreachable }).collect();
+        fn nobody_lighter_is_passed_over(list in prop::collection::vec((0_u32..20, 1_u32..5, any::<[bool; 2]>(), 0_usize..3), 0..12), turn in any::<usize>()) {
+            let list: Vec<_> = list.into_iter().map(|(in_flight, weight, [backup, healthy], seen)| Candidate { in_flight, weight, backup, healthy, seen: [Seen::Never, Seen::Tried, Seen::Unreachable][seen] }).collect();
             match least_conn(list.iter().copied(), turn) {
-                None => prop_assert!(list.iter().all(|c| c.unreachable)),
+                None => prop_assert!(list.iter().all(|c| c.seen == Seen::Unreachable)),
                 Some((index, chosen)) => {
                     prop_assert_eq!(chosen, list[index]);
-                    prop_assert!(!chosen.unreachable);
-                    for other in list.iter().filter(|c| !c.unreachable) {
+                    prop_assert!(chosen.seen != Seen::Unreachable);
+                    for other in list.iter().filter(|c| c.seen != Seen::Unreachable) {
                         prop_assert!(chosen.tier() <= other.tier());
                         if chosen.tier() == other.tier() {
                             prop_assert!(!other.lighter_than(chosen));

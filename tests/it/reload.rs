@@ -158,6 +158,7 @@ fn a_request_in_flight_keeps_the_configuration_it_began_with() {
 
     assert_eq!(gateway.get("/").expect(200).text(), "from the gateway");
     client.assert_silent();
+    gateway.access_log(1);
     gate.open();
     let response = client.response().expect(200);
     assert_eq!((response.text(), response.field("x-served-by")), ("from the app", Some("a")));
@@ -293,18 +294,25 @@ fn a_listener_that_was_removed_can_be_added_at_once_again() {
 
 #[test]
 fn clients_in_the_backlog_of_a_removed_listener_are_answered() {
-    let gateway = Gateway::start(&listening(r#""127.0.0.1:0", "unix:{dir}/second.sock""#));
+    let full = |config: String| config.replace("[server]\n", "[server]\nmax_connections = 1\n");
+    let gateway = Gateway::start(&full(listening(r#""127.0.0.1:0", "unix:{dir}/second.sock""#)));
+    let mut only = gateway.connect();
+    only.get("/").expect(200);
+    // There is no room for these, so nobody has accepted them.
     let socket = Address::Unix(gateway.dir().join("second.sock"));
-    gateway.rewrite_config(&listening("\"127.0.0.1:0\""));
-    // While the process stands still the kernel goes on making connections.
-    gateway.signal(Signal::STOP);
-    let mut clients: Vec<_> = (0..20).map(|_| Client::connect(&socket)).collect();
-    gateway.signal(Signal::HUP);
-    gateway.signal(Signal::CONT);
-    gateway.wait_for_log("configuration reloaded");
-    for client in &mut clients {
-        client.get("/").expect(200);
+    let mut waiting: Vec<_> = (0..20).map(|_| Client::connect(&socket)).collect();
+    for client in &mut waiting {
+        client.send_request("GET", "/", &[], "");
     }
+    only.get("/").expect(200);
+    waiting.iter_mut().for_each(Client::assert_silent);
+
+    gateway.rewrite_config(&full(listening("\"127.0.0.1:0\"")));
+    gateway.reload();
+    for client in &mut waiting {
+        assert_eq!(client.response().expect(200).text(), "here");
+    }
+    only.get("/").expect(200);
 }
 
 #[test]
@@ -434,6 +442,7 @@ fn the_access_log_goes_where_the_new_configuration_says() {
     };
     let mut client = gateway.connect();
     client.get("/one").expect(200);
+    eventually("a line in the first file", || lines("first.log").first().cloned());
 
     gateway.rewrite_config(&with("{dir}/second.log", "combined"));
     gateway.reload();

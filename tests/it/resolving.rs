@@ -57,8 +57,8 @@ fn two(gate: &Gate) -> (Origin, Origin, u16) {
     (a, b, port)
 }
 
-fn failures(gateway: &Gateway) -> f64 {
-    gateway.metrics().value("propylon_upstream_resolve_failures_total", &[]).unwrap_or(0.0)
+fn failures(gateway: &Gateway) -> Option<f64> {
+    gateway.metrics().value("propylon_upstream_resolve_failures_total", &[])
 }
 
 /// Who answers `count` requests.
@@ -75,7 +75,7 @@ fn a_name_is_resolved_before_the_first_request() {
     let gateway = one_name(&dns, origin.address().port(), &origin);
     assert_eq!(gateway.get("/").expect(200).text(), "app");
     assert_eq!(gateway.access_log(1)[0]["endpoint"], origin.address().to_string());
-    assert_eq!(failures(&gateway), 0.0);
+    assert_eq!(failures(&gateway), Some(0.0));
 }
 
 #[test]
@@ -131,14 +131,14 @@ fn addresses_come_and_go_with_their_ttl_and_no_request_is_lost() {
         dns.set("app.test", 1, &["127.0.0.2", "127.0.0.3"]);
         b.wait_for_requests(3);
         dns.set("app.test", 1, &["127.0.0.3"]);
-        gateway.wait_for_log(&format!("addresses=\"127.0.0.3:{port}\""));
+        gateway.wait_for_log(&format!("addresses=127.0.0.3:{port}"));
         assert!(!asking.is_finished(), "a request failed");
     });
     assert_eq!(answers(&gateway, 5), "bbbbb");
     // A request that is on its way ends where it is.
     gate.open();
     assert_eq!(held.response().expect(200).text(), "a");
-    assert_eq!(failures(&gateway), 0.0);
+    assert_eq!(failures(&gateway), Some(0.0));
     eventually("nothing is in flight", || {
         (gateway.metrics().value("propylon_requests_in_flight", &[]) == Some(0.0)).then_some(())
     });
@@ -191,7 +191,7 @@ fn a_silent_name_server_holds_nobody_up() {
     let asked = || dns.queries("app.test");
     let before = eventually("a lookup is under way", || {
         let now = asked();
-        (now > 0 && failures(&gateway) >= 1.0).then_some(now)
+        (now > 0 && failures(&gateway) >= Some(1.0)).then_some(now)
     });
     let next = eventually("another lookup is under way", || (asked() > before).then(asked));
     // Were the thread kept by the lookup, each of these would see it end.
@@ -220,5 +220,5 @@ fn a_reload_takes_over_what_is_known_while_the_name_server_is_down() {
     gateway.rewrite_config(&toml.replace("[upstreams.app]", "[upstreams.app]\nkeepalive_timeout = \"off\""));
     gateway.reload();
     assert_eq!(answers(&gateway, 2), "appapp");
-    assert!(failures(&gateway) >= 1.0);
+    assert!(failures(&gateway) >= Some(1.0));
 }
