@@ -1,9 +1,10 @@
-//! What an operator asks the process: metrics and health on the admin listener, reload on the control socket.
+//! What an operator asks the process: metrics, health and status on the admin listener, reload on the control socket.
 //!
 //! The admin listener only reads. Whatever changes something is on the control socket, which only its owner can open.
 
 mod answer;
 pub mod http;
+mod status;
 
 use std::future::Future;
 use std::path::Path;
@@ -48,8 +49,9 @@ async fn read(snapshot: &Arc<Snapshot>, request: &Request) -> Answer {
         "/metrics" => metrics(snapshot.clone()).await,
         "/healthz" => Answer::text(200, "ok\n"),
         "/readyz" => readiness(snapshot),
-        "/" => Answer::text(200, "/metrics\n/healthz\n/readyz\n"),
-        _ => Answer::text(404, "/metrics, /healthz and /readyz are here\n"),
+        "/status" => Answer::new(200, "application/json", format!("{:#}\n", status::status(snapshot))),
+        "/" => Answer::text(200, "/metrics\n/healthz\n/readyz\n/status\n"),
+        _ => Answer::text(404, "/metrics, /healthz, /readyz and /status are here\n"),
     }
 }
 

@@ -5,11 +5,11 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
-use http::HeaderValue;
+use http::{HeaderValue, Method, Version};
 use pingora_http::RequestHeader;
 
 use crate::config::model::ClientLimits;
@@ -47,6 +47,8 @@ pub struct Exchange {
     pub snapshot: Arc<Snapshot>,
     pub received: SystemTime,
     pub started: Instant,
+    pub method: Method,
+    pub version: Version,
     /// The request target as received.
     pub target: Bytes,
     pub host: Option<HeaderValue>,
@@ -139,7 +141,7 @@ pub struct Outcome {
     sent_bytes: AtomicU64,
     body_touched: AtomicBool,
     client_gone: AtomicBool,
-    client_unanswered: AtomicBool,
+    answered: AtomicU16,
     fault: AtomicUsize,
 }
 
@@ -150,7 +152,7 @@ impl Outcome {
             sent_bytes: AtomicU64::new(0),
             body_touched: AtomicBool::new(false),
             client_gone: AtomicBool::new(false),
-            client_unanswered: AtomicBool::new(false),
+            answered: AtomicU16::new(0),
             fault: AtomicUsize::new(NO_FAULT),
         }
     }
@@ -188,14 +190,14 @@ impl Outcome {
         self.client_gone.load(Relaxed)
     }
 
-    /// Whether it left before it had the head of one, whatever the app went on to say.
+    /// The status that was sent; none while nothing was, whatever the app has said.
     #[must_use]
-    pub fn client_unanswered(&self) -> bool {
-        self.client_unanswered.load(Relaxed)
+    pub fn answered(&self) -> Option<u16> {
+        Some(self.answered.load(Relaxed)).filter(|status| *status > 0)
     }
 
-    pub(super) fn mark_client_unanswered(&self) {
-        self.client_unanswered.store(true, Relaxed);
+    pub(super) fn mark_answered(&self, status: u16) {
+        self.answered.store(status, Relaxed);
     }
 
     pub(super) fn mark_client_gone(&self) {
@@ -227,6 +229,8 @@ impl Exchange {
             snapshot,
             received: SystemTime::now(),
             started,
+            method: head.request.method.clone(),
+            version: head.request.version,
             target: head.target,
             host: head.host,
             claims: head.claims,
@@ -254,6 +258,8 @@ impl Exchange {
             snapshot,
             received: SystemTime::now(),
             started,
+            method: Method::default(),
+            version: Version::HTTP_11,
             target: Bytes::new(),
             host: None,
             claims: Vec::new(),

@@ -73,8 +73,6 @@ pub struct Session {
     expects_continue: bool,
     keep_alive: bool,
     response: Option<Box<ResponseHeader>>,
-    /// The head of the response was written, not only taken.
-    head_sent: bool,
     framing: Framing,
     /// The response was written to its end, into `out` at least.
     ended: bool,
@@ -108,7 +106,6 @@ impl Session {
             expects_continue,
             keep_alive,
             response: None,
-            head_sent: false,
             framing: Framing::None,
             ended: false,
             out: BytesMut::new(),
@@ -200,9 +197,6 @@ impl Session {
     /// The client is gone. Ok when the exchange goes on without it.
     fn client_left(&mut self) -> Result<()> {
         self.exchange.outcome.mark_client_gone();
-        if !self.head_sent {
-            self.exchange.outcome.mark_client_unanswered();
-        }
         if self.exchange.control.finishes_without_client() && self.body.is_done() {
             self.discarding = true;
             self.out.clear();
@@ -313,7 +307,9 @@ impl Session {
         if written.is_err() {
             return self.client_left();
         }
-        self.head_sent = self.response.is_some();
+        if let Some(response) = &self.response {
+            self.exchange.outcome.mark_answered(response.status.as_u16());
+        }
         Ok(())
     }
 

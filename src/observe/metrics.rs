@@ -129,6 +129,12 @@ impl Metrics {
         self.config_read(generation, now);
     }
 
+    /// Whether the last configuration that was read is the one in force.
+    #[must_use]
+    pub fn last_reload_succeeded(&self) -> bool {
+        !self.config_refused.load(Relaxed)
+    }
+
     /// Counts a reload. `generation` is the number of the configuration in force after it.
     pub fn record_reload(&self, result: Reload, generation: u64, now: SystemTime) {
         shards::increment(&self.reloads, result as usize);

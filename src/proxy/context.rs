@@ -13,6 +13,7 @@ use crate::header::client_address::{Claims, Origin, resolve};
 use crate::header::request_hygiene::FieldKind;
 use crate::header::request_id;
 use crate::observe::metrics::{FieldDrop, RequestInFlight};
+use crate::proxy::finish;
 use crate::proxy::rejection::Rejection;
 use crate::upstream::Upstream;
 use crate::upstream::endpoint::{Endpoint, Lease};
@@ -46,8 +47,17 @@ pub struct Active {
     pub idempotent_retries: u32,
     /// Why we answer, or would have if the client had waited.
     pub rejection: Option<Rejection>,
-    /// The status of an answer of ours.
-    pub answered: Option<u16>,
+    /// It was logged and counted.
+    pub finished: bool,
+}
+
+impl Drop for Active {
+    /// A request that ends without Pingora's last hook, by a panic or with the process, is logged and counted here.
+    fn drop(&mut self) {
+        if !self.finished {
+            finish::abandon(self);
+        }
+    }
 }
 
 /// What is known of the last attempt.
@@ -93,7 +103,7 @@ impl Context {
             connect_retries: 0,
             idempotent_retries: 0,
             rejection: None,
-            answered: None,
+            finished: false,
         }));
         Ok(())
     }

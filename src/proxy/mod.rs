@@ -113,7 +113,9 @@ impl ProxyHttp for Gateway {
     }
 
     async fn logging(&self, session: &mut Session, _error: Option<&Error>, ctx: &mut Context) {
-        finish::finish(session, ctx);
+        if let Ok(active) = ctx.active() {
+            finish::finish(active, Some(session.req_header()));
+        }
     }
 
     // Our own lines say it, once and with the request's id.

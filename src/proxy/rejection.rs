@@ -79,6 +79,7 @@ reasons! {
     UpstreamInvalid 502 "upstream_invalid" "The application gave an invalid answer";
     AccelRedirect 502 "accel_redirect" "The application asked for an internal redirect, which is not supported";
     UpstreamUnreachable 503 "upstream_unreachable" "The application is not reachable";
+    Shutdown 503 "shutdown" "The gateway is shutting down";
     NoEndpoint 503 "no_endpoint" "No address of the application is known";
     UpstreamTimeout 504 "upstream_timeout" "The application took too long to answer";
     VersionNotSupported 505 "version_not_supported" "This version of HTTP is not supported";

@@ -105,7 +105,6 @@ pub async fn answer(session: &mut Session, active: &mut Active, answer: Answer) 
         }
         active.rejection = Some(rejection);
     }
-    active.answered = Some(answer.status);
     active.lease = None;
     let has_body = !body.is_empty() && session.req_header().method != Method::HEAD;
     let downstream = &mut session.downstream_session;

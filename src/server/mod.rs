@@ -50,13 +50,12 @@ pub fn run(config: Config, warnings: &[Warning]) -> Result<(), String> {
         .enable_all()
         .build()
         .map_err(|error| format!("cannot start the worker threads: {error}"))?;
-    let result = runtime.block_on(serve(config, metrics, logging));
-    // Whatever still runs belongs to exchanges that were given up.
-    runtime.shutdown_background();
-    result
+    let shared = runtime.block_on(serve(config, metrics, logging))?;
+    shutdown::stop(runtime, &shared);
+    Ok(())
 }
 
-async fn serve(config: Config, metrics: Arc<Metrics>, logging: Logging) -> Result<(), String> {
+async fn serve(config: Config, metrics: Arc<Metrics>, logging: Logging) -> Result<Arc<Shared>, String> {
     // Before anything is announced: a signal that comes while we start must not kill the process.
     let mut signals = Signals::watch().map_err(|error| format!("cannot watch signals: {error}"))?;
     let target = target(&config.log.access);
@@ -103,7 +102,7 @@ async fn serve(config: Config, metrics: Arc<Metrics>, logging: Logging) -> Resul
         let _ = control.await;
     }
     drop(pid_file);
-    Ok(())
+    Ok(shared)
 }
 
 fn engine(snapshot: Arc<Snapshot>, shared: &Arc<Shared>) -> Engine {

@@ -2,9 +2,14 @@
 
 use std::time::Duration;
 
+use tokio::runtime::Runtime;
+
 use crate::server::reload::Reloader;
 use crate::server::signals::{Event, Signals};
+use crate::state::Shared;
 
+/// How long tasks may take to be dropped; they do at their next pause.
+const STOP_MAX: Duration = Duration::from_secs(1);
 /// How long the access log may take to write what is left.
 const FLUSH_MAX: Duration = Duration::from_secs(2);
 
@@ -31,11 +36,12 @@ pub async fn leave(reloader: &Reloader, signals: &mut Signals) {
         }
     }
     reloader.close_all().await;
-    let log = tokio::task::spawn_blocking({
-        let shared = shared.clone();
-        move || shared.access_log.flush(FLUSH_MAX)
-    });
-    if !log.await.unwrap_or(false) {
+}
+
+/// Ends what is still under way with its runtime, and writes the last lines.
+pub fn stop(runtime: Runtime, shared: &Shared) {
+    runtime.shutdown_timeout(STOP_MAX);
+    if !shared.access_log.flush(FLUSH_MAX) {
         tracing::warn!("the access log could not be written to its end");
     }
     tracing::info!("stopped");

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::SystemTime;
 
 use tokio::sync::{Notify, watch};
 
@@ -13,6 +14,7 @@ use crate::upstream::endpoint::Registry;
 /// One for the whole process.
 #[derive(Debug)]
 pub struct Shared {
+    pub started: SystemTime,
     pub metrics: Arc<Metrics>,
     pub access_log: AccessLog,
     pub registry: Arc<Registry>,
@@ -27,6 +29,7 @@ impl Shared {
     #[must_use]
     pub fn new(metrics: Arc<Metrics>, access_log: AccessLog) -> Arc<Self> {
         Arc::new(Self {
+            started: SystemTime::now(),
             registry: Arc::new(Registry::new(metrics.clone())),
             metrics,
             access_log,

@@ -3,6 +3,7 @@
 //! `TcpHealthCheck::default`), so that one is ours, behind the same trait.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::io;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -27,7 +28,7 @@ type Probe = Box<dyn HealthCheck + Send + Sync>;
 enum Verdict {
     Pass,
     Fail(String),
-    /// The endpoint was too busy to answer: that is load, not illness.
+    /// Nothing was learnt: the endpoint was too busy to answer, which is load and not illness, or we had no means to ask.
     Busy,
 }
 
@@ -72,6 +73,8 @@ impl Checker {
     async fn check(&self, endpoint: &Endpoint) -> Verdict {
         let timed_out = match tokio::time::timeout(self.health.timeout, self.probe.check(&self.backend)).await {
             Ok(Ok(())) => return Verdict::Pass,
+            // We are out of file descriptors: that says nothing about the endpoint.
+            Ok(Err(error)) if is_shortage(&error) => return Verdict::Busy,
             Ok(Err(error)) => match error.etype() {
                 ErrorType::ReadTimedout | ErrorType::WriteTimedout | ErrorType::ConnectTimedout => None,
                 _ => Some(error.to_string()),
@@ -105,6 +108,15 @@ impl Checker {
             None => {}
         }
     }
+}
+
+/// Whether the operating system refused us the means (EMFILE, ENFILE), somewhere down the chain of causes.
+fn is_shortage(error: &Error) -> bool {
+    let Some(cause) = error.cause.as_deref() else { return false };
+    if let Some(error) = cause.downcast_ref::<io::Error>() {
+        return matches!(error.raw_os_error(), Some(23 | 24));
+    }
+    cause.downcast_ref::<Box<Error>>().is_some_and(|error| is_shortage(error))
 }
 
 /// Passes when a connection can be made, which is closed at once: even a sync worker that accepts it loses no time.

@@ -349,3 +349,26 @@ fn it_ends_when_asked_by_its_terminal() {
     gateway.wait_for_exit();
     assert!(Client::try_connect(&address).is_err());
 }
+
+#[test]
+fn it_starts_where_the_system_has_no_certificates() {
+    let origin = Origin::fixed("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+    let gateway = Gateway::with(
+        r#"
+        [server]
+        listen = ["127.0.0.1:0"]
+        [admin]
+        listen = ["127.0.0.1:0"]
+        [upstreams.app]
+        endpoints = ["{origin}"]
+        health = { path = "/", interval = "50ms", timeout = "50ms" }
+        [[routes]]
+        upstream = "app"
+        "#,
+    )
+    .set("origin", origin.address())
+    .env("SSL_CERT_FILE", "/nowhere/certificates.pem")
+    .env("SSL_CERT_DIR", "/nowhere")
+    .start();
+    gateway.get("/").expect(200);
+}

@@ -4,6 +4,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 use std::time::Duration;
 
+use serde_json::json;
+
 use crate::harness::{Address, Broken, Client, DnsServer, Gate, Gateway, Origin, Signal, eventually, rounds};
 
 /// Sends everything to `origin`; `{server}` is for more keys of `[server]`.
@@ -138,8 +140,12 @@ fn the_timeout_cuts_what_does_not_end() {
         connection.read_request();
         connection.hang();
     });
-    let gateway =
-        Gateway::with(TO_ORIGIN).set("server", "shutdown_timeout = \"300ms\"").set("origin", origin.address()).start();
+    let kept = tempfile::tempdir().unwrap();
+    let gateway = Gateway::with(&TO_ORIGIN.replace("{dir}/access.log", "{kept}/access.log"))
+        .set("server", "shutdown_timeout = \"300ms\"")
+        .set("kept", &kept.path().display())
+        .set("origin", origin.address())
+        .start();
     let mut client = gateway.connect();
     client.send_request("GET", "/", &[], "");
     origin.wait_for_requests(1);
@@ -148,6 +154,9 @@ fn the_timeout_cuts_what_does_not_end() {
     assert!(matches!(cut, Err(Broken::Closed | Broken::Reset)), "{cut:?}");
     let log = gateway.wait_for_exit().stderr;
     assert!(log.contains("shutdown_timeout is over, connections are cut cut=1"), "{log}");
+    let line: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(kept.path().join("access.log")).unwrap()).unwrap();
+    assert_eq!((&line["status"], &line["reason"], &line["method"]), (&json!(503), &json!("shutdown"), &json!("GET")));
 }
 
 #[test]

@@ -1,0 +1,53 @@
+//! `/status`: what is going on, as JSON, for a person or a script that wants one look.
+
+use std::time::UNIX_EPOCH;
+
+use serde_json::{Value, json};
+
+use crate::state::Snapshot;
+use crate::upstream::{Target, Upstream};
+
+/// The document.
+pub fn status(snapshot: &Snapshot) -> Value {
+    let shared = &snapshot.shared;
+    json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "started": shared.started.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
+        "uptime_seconds": shared.started.elapsed().unwrap_or_default().as_secs(),
+        "draining": shared.is_draining(),
+        "config": {
+            "file": snapshot.config.source,
+            "generation": snapshot.generation,
+            "last_reload_success": shared.metrics.last_reload_succeeded(),
+        },
+        "connections": shared.connections.open(),
+        "upstreams": snapshot.upstreams.iter().map(|upstream| describe(upstream)).collect::<Vec<_>>(),
+    })
+}
+
+fn describe(upstream: &Upstream) -> Value {
+    let config = &upstream.config;
+    json!({
+        "name": &*config.name,
+        "preset": config.preset.map(|preset| preset.name()),
+        "balance": config.balance.name(),
+        "capacity_per_endpoint": config.capacity,
+        "endpoints": upstream.targets().list.iter().map(endpoint).collect::<Vec<_>>(),
+    })
+}
+
+fn endpoint(target: &Target) -> Value {
+    let endpoint = &target.endpoint;
+    let health = match (endpoint.is_known(), endpoint.is_healthy()) {
+        (false, _) => "unknown",
+        (true, true) => "healthy",
+        (true, false) => "unhealthy",
+    };
+    json!({
+        "endpoint": endpoint.label,
+        "health": health,
+        "in_flight": endpoint.in_flight(),
+        "weight": target.weight,
+        "backup": target.backup,
+    })
+}
