@@ -4,6 +4,7 @@ use std::time::UNIX_EPOCH;
 
 use serde_json::{Value, json};
 
+use crate::config::model::Preset;
 use crate::state::Snapshot;
 use crate::upstream::{Target, Upstream};
 
@@ -29,7 +30,7 @@ fn describe(upstream: &Upstream) -> Value {
     let config = &upstream.config;
     json!({
         "name": &*config.name,
-        "preset": config.preset.map(|preset| preset.name()),
+        "preset": config.preset.map(Preset::name),
         "balance": config.balance.name(),
         "capacity_per_endpoint": config.capacity,
         "endpoints": upstream.targets().list.iter().map(endpoint).collect::<Vec<_>>(),

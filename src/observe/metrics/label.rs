@@ -160,7 +160,7 @@ closed_set! {
         Applied = "applied",
         /// The old one stayed, because the new one has errors.
         Refused = "refused",
-        /// The file says what it said before.
+        /// There is no file to read: the process was started with `--to`.
         Unchanged = "unchanged",
     }
 }
