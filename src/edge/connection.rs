@@ -5,6 +5,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -16,11 +17,12 @@ use pingora_proxy::HttpProxy;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::edge::alarm::{Alarm, deadline_in};
 use crate::edge::body::BodyReader;
 use crate::edge::exchange::{Accepted, ConnectionFacts, Exchange};
 use crate::edge::head::{Head, HeadLimits, HeadReader};
 use crate::edge::session::{GiveBack, Returned, Session};
-use crate::edge::transport::{Transport, before};
+use crate::edge::transport::{Transport, poll_once};
 use crate::observe::metrics::OpenConnection;
 use crate::proxy::Gateway;
 use crate::proxy::rejection::{Reason, Rejection};
@@ -39,6 +41,20 @@ const LINGER_TIME: Duration = Duration::from_secs(5);
 pub struct Connection {
     pub transport: Transport,
     pub buf: BytesMut,
+    pub alarm: Alarm,
+}
+
+impl Connection {
+    /// A connection of which nothing was read.
+    #[must_use]
+    pub fn new(transport: Transport) -> Self {
+        Self { transport, buf: BytesMut::new(), alarm: Alarm::default() }
+    }
+
+    /// Reads more, until `deadline` at the latest: none then. Cancel safe.
+    pub async fn read(&mut self, deadline: Instant) -> Option<io::Result<usize>> {
+        self.alarm.before(deadline, self.transport.read_into(&mut self.buf)).await
+    }
 }
 
 /// What every connection needs of the process.
@@ -112,20 +128,20 @@ pub async fn serve(
 /// Parks until the first bytes of a request were read; false when none will come. A process that is leaving waits for nobody, but for
 /// the first request of a connection a little.
 async fn wait_for_request(connection: &mut Connection, first: bool, engine: &mut Engine) -> bool {
-    let patience = {
+    let deadline = {
         let snapshot = engine.snapshot();
         let client = &snapshot.config.client;
-        if first { client.header_timeout } else { client.keepalive_timeout }
+        deadline_in(if first { client.header_timeout } else { client.keepalive_timeout })
     };
-    let Connection { transport, buf } = connection;
+    let Connection { transport, buf, alarm } = connection;
     let arrived = async {
         loop {
             transport.readable().await?;
             buf.reserve(HEAD_READ);
-            match transport.try_read_into(buf) {
+            match poll_once(transport.read_into(buf)).await {
+                Poll::Ready(read) => return read,
                 // A new socket is called readable before anything has come.
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => *buf = BytesMut::new(),
-                read => return read,
+                Poll::Pending => *buf = BytesMut::new(),
             }
         }
     };
@@ -137,7 +153,7 @@ async fn wait_for_request(connection: &mut Connection, first: bool, engine: &mut
     };
     tokio::select! {
         biased;
-        read = tokio::time::timeout(patience, arrived) => matches!(read, Ok(Ok(1..))),
+        read = alarm.before(deadline, arrived) => matches!(read, Some(Ok(1..))),
         () = leaving => false,
     }
 }
@@ -155,8 +171,7 @@ async fn read_head(connection: &mut Connection, snapshot: &Snapshot, started: In
             }
         }
         connection.buf.reserve(HEAD_READ);
-        let deadline = || started + client.header_timeout;
-        match before(deadline, connection.transport.read_into(&mut connection.buf)).await {
+        match connection.read(started + client.header_timeout).await {
             Some(Ok(1..)) => {}
             Some(_) => return Err(Ended::Quietly),
             None if connection.buf.is_empty() => return Err(Ended::Quietly),

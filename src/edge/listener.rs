@@ -10,7 +10,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::BytesMut;
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::oneshot;
@@ -342,7 +341,7 @@ fn admit((transport, peer): Client, place: Place, listener: &Arc<ListenerFacts>,
         listener: listener.clone(),
     });
     let open = ListenerMetrics::accept(&listener.metrics);
-    let connection = Box::new(Connection { transport, buf: BytesMut::new() });
+    let connection = Box::new(Connection::new(transport));
     // Counted before its task runs: a process that is leaving owes an answer to everyone it has let in.
     let conversation = engine.shared.begin_conversation();
     let engine = engine.clone();

@@ -18,11 +18,12 @@ use pingora_http::{RequestHeader, ResponseHeader};
 use tokio::time::Instant;
 
 use crate::config::model::{ClientLimits, MIN_RATE_GRACE};
+use crate::edge::alarm::deadline_in;
 use crate::edge::body::{BodyReader, Step};
 use crate::edge::connection::Connection;
 use crate::edge::exchange::{Accepted, Exchange};
 use crate::edge::response_writer::{Framing, Persistence, put_chunk_size, write_head};
-use crate::edge::transport::{Patience, before};
+use crate::edge::transport::Patience;
 use crate::proxy::rejection::Reason;
 
 /// Pipelined bytes taken from the socket while a response is on its way; more waits in the kernel.
@@ -145,10 +146,9 @@ impl Session {
         let since = *self.body_since.get_or_insert_with(Instant::now);
         let client = self.exchange.client();
         let received = self.exchange.outcome.body_bytes();
-        let deadline =
-            || (Instant::now() + client.body_idle_timeout).min(since + slowest(received, client.body_min_rate));
+        let deadline = deadline_in(client.body_idle_timeout).min(since + slowest(received, client.body_min_rate));
         connection.buf.reserve(BODY_READ);
-        match before(deadline, connection.transport.read_into(&mut connection.buf)).await {
+        match connection.read(deadline).await {
             Some(Ok(1..)) => Ok(()),
             Some(_) => {
                 self.exchange.outcome.mark_client_gone();
@@ -170,26 +170,24 @@ impl Session {
 
     /// Waits for what ends an exchange from outside: the client leaves, or the app's time is up. Cancel safe.
     async fn idle(&mut self) -> Result<Option<Bytes>> {
-        let patience = self.exchange.control.upstream_patience(self.response.is_some());
-        match tokio::time::timeout(patience, self.client_leaves()).await {
-            Ok(result) => result.map(|()| None),
-            Err(_) => self.fail(Reason::UpstreamTimeout, ErrorType::ReadTimedout, "the app took too long"),
-        }
-    }
-
-    async fn client_leaves(&mut self) -> Result<()> {
+        let deadline = deadline_in(self.exchange.control.upstream_patience(self.response.is_some()));
         loop {
-            let Some(connection) = self.connection.as_mut().filter(|c| !self.discarding && c.buf.len() < PIPELINED_MAX)
-            else {
-                return pending().await;
+            let Some(connection) = self.connection.as_mut() else { return pending().await };
+            let Connection { transport, buf, alarm } = &mut **connection;
+            let watched = !self.discarding && buf.len() < PIPELINED_MAX;
+            let client_moves = async {
+                if !watched {
+                    pending::<()>().await;
+                }
+                // Readiness first: no buffer is needed for a client that just waits.
+                transport.readable().await?;
+                transport.read_into(buf).await
             };
-            // Readiness first: no buffer is needed for a client that just waits.
-            let read = match connection.transport.readable().await {
-                Ok(()) => connection.transport.read_into(&mut connection.buf).await,
-                Err(error) => Err(error),
-            };
-            if !matches!(read, Ok(1..)) {
-                self.client_left()?;
+            match alarm.before(deadline, client_moves).await {
+                // The next request, ahead of its time.
+                Some(Ok(1..)) => {}
+                Some(_) => self.client_left()?,
+                None => return self.fail(Reason::UpstreamTimeout, ErrorType::ReadTimedout, "the app took too long"),
             }
         }
     }

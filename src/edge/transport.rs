@@ -32,17 +32,6 @@ impl Transport {
         }
     }
 
-    /// Appends what is there to `buf` without waiting; 0 at the end of the stream.
-    ///
-    /// # Errors
-    /// What the socket reports; `WouldBlock` where nothing is there, which [`Transport::readable`] does not rule out.
-    pub fn try_read_into(&self, buf: &mut BytesMut) -> io::Result<usize> {
-        match self {
-            Self::Tcp(stream) => stream.try_read_buf(buf),
-            Self::Unix(stream) => stream.try_read_buf(buf),
-        }
-    }
-
     /// Appends what is there to `buf`; 0 at the end of the stream. Cancel safe.
     ///
     /// # Errors
@@ -63,24 +52,13 @@ impl Transport {
         patience: &mut impl Patience,
     ) -> io::Result<()> {
         while !first.is_empty() || !second.is_empty() {
-            let write = std::future::poll_fn(|cx| {
-                let parts = [IoSlice::new(first), IoSlice::new(second)];
-                Pin::new(&mut *self).poll_write_vectored(cx, &parts)
-            });
-            let waited_from = Instant::now;
-            let written = match poll_once(write).await {
+            let written = match poll_once(self.write_some(first, second)).await {
                 Poll::Ready(result) => result?,
                 Poll::Pending => {
-                    let from = waited_from();
-                    let write = std::future::poll_fn(|cx| {
-                        let parts = [IoSlice::new(first), IoSlice::new(second)];
-                        Pin::new(&mut *self).poll_write_vectored(cx, &parts)
-                    });
-                    let result = tokio::time::timeout(patience.wait(), write)
-                        .await
-                        .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?;
+                    let from = Instant::now();
+                    let result = tokio::time::timeout(patience.wait(), self.write_some(first, second)).await;
                     patience.waited(from.elapsed());
-                    result?
+                    result.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??
                 }
             };
             if written == 0 {
@@ -92,6 +70,13 @@ impl Transport {
             second = second.get(written - from_first..).unwrap_or_default();
         }
         Ok(())
+    }
+
+    fn write_some(&mut self, first: &[u8], second: &[u8]) -> impl Future<Output = io::Result<usize>> {
+        std::future::poll_fn(move |cx| {
+            let parts = [IoSlice::new(first), IoSlice::new(second)];
+            Pin::new(&mut *self).poll_write_vectored(cx, &parts)
+        })
     }
 
     /// Says that nothing more will be written, so that the client sees the end while its own bytes are still read.
@@ -123,15 +108,6 @@ pub trait Patience {
 pub async fn poll_once<F: Future>(future: F) -> Poll<F::Output> {
     let mut future = pin!(future);
     std::future::poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await
-}
-
-/// Awaits `future` until `deadline()`; the clock is read and a timer made only when it has to wait. Cancel safe as `future` is.
-pub async fn before<F: Future>(deadline: impl FnOnce() -> Instant, future: F) -> Option<F::Output> {
-    let mut future = pin!(future);
-    if let Poll::Ready(output) = std::future::poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await {
-        return Some(output);
-    }
-    tokio::time::timeout_at(deadline(), future).await.ok()
 }
 
 impl AsyncRead for Transport {

@@ -479,7 +479,8 @@ fn none_fails(gateway: &Gateway) {
 #[test]
 fn recycled_gthread_workers_do_not_show() {
     let server = PythonServer::gunicorn("wsgi:app")
-        .args("-k gthread --workers 2 --threads 4 --max-requests 25 --keep-alive 2")
+        .args("-k gthread --workers 2 --threads 4 --keep-alive 2")
+        .args(&format!("--max-requests {}", rounds(25, 250)))
         .start();
     let gateway = group(&[server.address()], "preset = \"gunicorn-gthread\"\nworkers = 2\nthreads = 4");
     none_fails(&gateway);
@@ -487,7 +488,11 @@ fn recycled_gthread_workers_do_not_show() {
 
 #[test]
 fn recycled_uvicorn_workers_do_not_show() {
-    let server = PythonServer::uvicorn("asgi:app").args("--workers 2 --limit-max-requests 40 --no-access-log").start();
+    // Its supervisor takes half a second to notice that a worker is gone.
+    let server = PythonServer::uvicorn("asgi:app")
+        .args("--workers 2 --no-access-log")
+        .args(&format!("--limit-max-requests {}", rounds(40, 1000)))
+        .start();
     let gateway = group(&[server.address()], "preset = \"uvicorn\"\nworkers = 2");
     none_fails(&gateway);
 }
