@@ -6,6 +6,8 @@ mod shared;
 
 use std::sync::Arc;
 
+use futures_util::future::join_all;
+
 pub use shared::{Conversation, Shared};
 
 use crate::config::model::{Config, Route};
@@ -38,11 +40,12 @@ impl Snapshot {
     /// The name servers' configuration cannot be read.
     pub async fn prepare(config: Config, shared: &Arc<Shared>, previous: Option<&Self>) -> Result<Arc<Self>, String> {
         let resolver = Resolver::new(&config.server.resolvers, previous.map(|p| &p.resolver))?;
-        let mut upstreams = Vec::with_capacity(config.upstreams.len());
-        for upstream in &config.upstreams {
+        // Side by side: a name server that is silent is waited for once, however many names are asked for.
+        let upstreams = join_all(config.upstreams.iter().map(|upstream| {
             let metrics = shared.metrics.upstream(&upstream.name);
-            upstreams.push(Upstream::build(upstream.clone(), metrics, shared.registry.clone(), &resolver).await);
-        }
+            Upstream::build(upstream.clone(), metrics, shared.registry.clone(), &resolver)
+        }))
+        .await;
         Ok(Arc::new(Self {
             generation: previous.map_or(1, |p| p.generation + 1),
             shared: shared.clone(),

@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig};
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
@@ -62,20 +63,19 @@ impl Resolver {
 
     /// The addresses of every endpoint of a group. A name without an answer has its last addresses, or none.
     pub async fn resolve_all(&self, upstream: &Upstream) -> Resolved {
-        let mut resolved = Resolved { addresses: Vec::new(), refresh_in: TTL_MAX };
-        for endpoint in &upstream.config.endpoints {
-            let addresses = match (&endpoint.addr, Address::literal(&endpoint.addr)) {
-                (_, Some(address)) => vec![address],
-                (EndpointAddr::Host { host, port }, None) => {
-                    let (ips, valid) = self.resolve(upstream, host).await;
-                    resolved.refresh_in = resolved.refresh_in.min(valid);
-                    ips.into_iter().map(|ip| Address::Tcp(SocketAddr::new(ip, *port))).collect()
-                }
-                (_, None) => vec![],
-            };
-            resolved.addresses.push(addresses);
+        let endpoints = upstream.config.endpoints.iter();
+        let answers = join_all(endpoints.map(|endpoint| self.addresses(upstream, &endpoint.addr))).await;
+        let refresh_in = answers.iter().map(|(_, valid)| *valid).min().unwrap_or(TTL_MAX);
+        Resolved { addresses: answers.into_iter().map(|(addresses, _)| addresses).collect(), refresh_in }
+    }
+
+    /// The addresses of one endpoint, and for how long they are good.
+    async fn addresses(&self, upstream: &Upstream, endpoint: &EndpointAddr) -> (Vec<Address>, Duration) {
+        if let EndpointAddr::Host { host, port } = endpoint {
+            let (ips, valid) = self.resolve(upstream, host).await;
+            return (ips.into_iter().map(|ip| Address::Tcp(SocketAddr::new(ip, *port))).collect(), valid);
         }
-        resolved
+        (Address::literal(endpoint).into_iter().collect(), TTL_MAX)
     }
 
     /// Addresses in a stable order, and for how long they are good.

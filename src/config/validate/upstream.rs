@@ -169,7 +169,10 @@ fn retry(raw: raw::Retry, report: &mut Report) -> Retry {
         && budget.value.0 == 0
         && (connect.as_ref().is_some_and(|at| at.value.0 > 0) || idempotent.as_ref().is_some_and(|at| at.value.0 > 0))
     {
-        report.warn(&budget.place, "a budget of 0% means that nothing is ever tried again");
+        report.warn(
+            &budget.place,
+            "with a budget of 0% no request that broke is sent again; failed connects still go to another endpoint",
+        );
     }
     Retry { connect: given(raw.connect).0, idempotent: given(raw.idempotent).0, budget: given(raw.budget).0 }
 }

@@ -15,7 +15,7 @@ use pingora_http::{RequestHeader, ResponseHeader};
 
 use crate::edge::session::{DRAIN_TIME, Session};
 
-type MessageReader = Box<dyn futures_core::Stream<Item = Result<Bytes>> + Unpin + Send + Sync + 'static>;
+type MessageReader = Box<dyn futures_util::Stream<Item = Result<Bytes>> + Unpin + Send + Sync + 'static>;
 
 #[async_trait]
 impl CustomSession for Session {
