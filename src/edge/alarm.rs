@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 /// Far enough for a wait that nothing ends.
-const NEVER: Duration = Duration::from_secs(60 * 60 * 24 * 365);
+pub const NEVER: Duration = Duration::from_secs(60 * 60 * 24 * 365);
 
 /// A timer that is made when a wait first has to wait.
 #[derive(Debug, Default)]

@@ -7,12 +7,12 @@
 use std::borrow::Cow;
 
 use bytes::{Buf, Bytes, BytesMut};
-use http::{HeaderName, HeaderValue, Method, Version, header};
+use http::{HeaderName, HeaderValue, Method, Version};
 use pingora_http::RequestHeader;
 
 use crate::config::model::ClientLimits;
 use crate::edge::body::{BodyReader, is_token_byte};
-use crate::header::hop_by_hop::ConnectionOptions;
+use crate::header::hop_by_hop::{ConnectionOptions, listed_fields};
 use crate::header::request_hygiene::{FieldKind, classify};
 use crate::proxy::rejection::{Reason, Rejection};
 
@@ -451,14 +451,8 @@ impl Fields {
         let values: Vec<&[u8]> = self.connection.iter().map(HeaderValue::as_bytes).collect();
         let options = ConnectionOptions::parse(values.iter().copied());
         if options.others {
-            for name in values.iter().flat_map(|value| value.split(|b| *b == b',')) {
-                // Framing and Host are not the client's to remove: the app needs them to read the same request as we did.
-                match HeaderName::from_bytes(trim(name)) {
-                    Ok(name) if name != header::HOST && name != header::CONTENT_LENGTH => {
-                        self.request.remove_header(&name);
-                    }
-                    _ => {}
-                }
+            for name in listed_fields(values.iter().copied()) {
+                self.request.remove_header(&name);
             }
         }
         !options.close && (version == Version::HTTP_11 || options.keep_alive)

@@ -27,6 +27,8 @@ use crate::state::connections::Place;
 const BACKLOG: i32 = 65_535;
 /// After an accept that failed for want of something (file descriptors above all).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Clients in the backlog that are still accepted when the listener closes.
+const LAST_CLIENTS_MAX: usize = 8192;
 /// How often a failing accept is worth a log line.
 const ACCEPT_LOG_EVERY: Duration = Duration::from_secs(10);
 
@@ -123,6 +125,8 @@ fn stage(path: &Path) -> io::Result<UnixListener> {
     free_socket_path(path)?;
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let directory = parent.join(format!(".propylon-{}", std::process::id()));
+    // What a process of the same number left when it was killed: in a container every process has the same.
+    let _ = fs::remove_dir_all(&directory);
     fs::DirBuilder::new().mode(0o700).create(&directory)?;
     let socket = directory.join("s");
     let listener = UnixListener::bind(&socket).and_then(|listener| {
@@ -261,7 +265,8 @@ pub async fn accept_loop(bound: Bound, engine: Engine, mut stop: oneshot::Receiv
             }
         }
     }
-    let rest = std::iter::from_fn(|| bound.accept_waiting().ok());
+    // Bounded, for those who come as fast as they are accepted.
+    let rest = std::iter::from_fn(|| bound.accept_waiting().ok()).take(LAST_CLIENTS_MAX);
     for client in early.into_iter().chain(rest) {
         admit(client, engine.shared.connections.extra_place(), &listener, &engine);
     }

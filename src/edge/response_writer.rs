@@ -4,10 +4,10 @@ use std::cell::RefCell;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::{BufMut, BytesMut};
-use http::{HeaderName, Method, StatusCode, Version, header};
+use http::{HeaderName, HeaderValue, Method, StatusCode, Version, header};
 use pingora_http::{HeaderNameVariant, ResponseHeader};
 
-use crate::header::hop_by_hop::ConnectionOptions;
+use crate::header::hop_by_hop::{ConnectionOptions, is_hop_by_hop_response, listed_fields};
 
 /// How the end of a response body is shown to the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,7 +64,8 @@ pub(super) fn write_head(out: &mut BytesMut, response: &ResponseHeader, framing:
             HeaderNameVariant::Case(name) => name.as_slice(),
             HeaderNameVariant::Titled(name) => name.as_bytes(),
         };
-        if !is_hop_by_hop(name) && !nominated.iter().any(|n| n.as_str().as_bytes().eq_ignore_ascii_case(name)) {
+        if !is_hop_by_hop_response(name) && !nominated.iter().any(|n| n.as_str().as_bytes().eq_ignore_ascii_case(name))
+        {
             if skip_length && name.eq_ignore_ascii_case(b"content-length") {
                 return Ok(());
             }
@@ -95,28 +96,8 @@ fn put_field(out: &mut BytesMut, name: &[u8], value: &[u8]) {
 
 /// Fields that the app's Connection field names beside the standard ones.
 fn nominated(response: &ResponseHeader) -> Vec<HeaderName> {
-    let mut names = Vec::new();
-    for value in response.headers.get_all(header::CONNECTION) {
-        let options = ConnectionOptions::parse([value.as_bytes()]);
-        if options.others {
-            names.extend(
-                value.as_bytes().split(|b| *b == b',').filter_map(|n| HeaderName::from_bytes(n.trim_ascii()).ok()),
-            );
-        }
-    }
-    names
-}
-
-/// Fields that end here (RFC 9110 section 7.6.1), and those whose meaning only we may give.
-fn is_hop_by_hop(name: &[u8]) -> bool {
-    match name.len() {
-        2 => name.eq_ignore_ascii_case(b"te"),
-        7 => name.eq_ignore_ascii_case(b"trailer") || name.eq_ignore_ascii_case(b"upgrade"),
-        10 => name.eq_ignore_ascii_case(b"connection") || name.eq_ignore_ascii_case(b"keep-alive"),
-        16 => name.eq_ignore_ascii_case(b"proxy-connection"),
-        17 => name.eq_ignore_ascii_case(b"transfer-encoding"),
-        _ => false,
-    }
+    let values = || response.headers.get_all(header::CONNECTION).iter().map(HeaderValue::as_bytes);
+    if ConnectionOptions::parse(values()).others { listed_fields(values()).collect() } else { Vec::new() }
 }
 
 /// The size line of a chunk of `length` bytes.
@@ -178,7 +159,7 @@ mod tests {
         let response = response(
             200,
             &[
-                ("Connection", "close, X-Secret"),
+                ("Connection", "close, X-Secret, Date"),
                 ("Keep-Alive", "timeout=2"),
                 ("Transfer-Encoding", "chunked"),
                 ("X-Secret", "1"),
@@ -190,6 +171,13 @@ mod tests {
             head(&response, Framing::Chunked, Persistence::Keep),
             "HTTP/1.1 200 OK\r\nX-App: 1\r\ndate: then\r\nTransfer-Encoding: chunked\r\n\r\n"
         );
+    }
+
+    #[test]
+    fn an_app_cannot_take_the_length_off_its_answer() {
+        let response = response(200, &[("Connection", "Content-Length, X-A"), ("Content-Length", "5"), ("X-A", "1")]);
+        let head = head(&response, Framing::Length(5), Persistence::Keep);
+        assert!(head.contains("Content-Length: 5\r\n") && !head.contains("X-A"), "{head}");
     }
 
     #[test]

@@ -18,7 +18,7 @@ use pingora_http::{RequestHeader, ResponseHeader};
 use tokio::time::Instant;
 
 use crate::config::model::{ClientLimits, MIN_RATE_GRACE};
-use crate::edge::alarm::deadline_in;
+use crate::edge::alarm::NEVER;
 use crate::edge::body::{BodyReader, Step};
 use crate::edge::connection::Connection;
 use crate::edge::exchange::{Accepted, Exchange};
@@ -70,7 +70,12 @@ pub struct Session {
     method: Method,
     version: Version,
     body: BodyReader,
-    body_since: Option<Instant>,
+    /// Since when the client's body, and the app, are waited for. They outlive the single wait: Pingora begins a new one at every
+    /// turn of its loop.
+    body_wait: Option<Instant>,
+    app_wait: Option<Instant>,
+    /// How long the body was waited for before.
+    body_waited: Duration,
     expects_continue: bool,
     keep_alive: bool,
     response: Option<Box<ResponseHeader>>,
@@ -103,7 +108,9 @@ impl Session {
             version: request.version,
             request,
             body,
-            body_since: None,
+            body_wait: None,
+            app_wait: None,
+            body_waited: Duration::ZERO,
             expects_continue,
             keep_alive,
             response: None,
@@ -143,13 +150,18 @@ impl Session {
 
     async fn read_more_body(&mut self) -> Result<()> {
         let Some(connection) = self.connection.as_mut() else { return Ok(()) };
-        let since = *self.body_since.get_or_insert_with(Instant::now);
         let client = self.exchange.client();
         let received = self.exchange.outcome.body_bytes();
-        let deadline = deadline_in(client.body_idle_timeout).min(since + slowest(received, client.body_min_rate));
+        let since = *self.body_wait.get_or_insert_with(Instant::now);
+        // Only the time in which the client is waited for counts: an app that reads slowly is not its fault.
+        let slowest = slowest(received, client.body_min_rate).saturating_sub(self.body_waited);
         connection.buf.reserve(BODY_READ);
-        match connection.read(deadline).await {
-            Some(Ok(1..)) => Ok(()),
+        match connection.read(since + client.body_idle_timeout.min(slowest)).await {
+            Some(Ok(1..)) => {
+                self.body_waited += since.elapsed();
+                self.body_wait = None;
+                Ok(())
+            }
             Some(_) => {
                 self.exchange.outcome.mark_client_gone();
                 self.fail(Reason::ClientClosed, ErrorType::ConnectionClosed, "client left while sending its body")
@@ -170,7 +182,8 @@ impl Session {
 
     /// Waits for what ends an exchange from outside: the client leaves, or the app's time is up. Cancel safe.
     async fn idle(&mut self) -> Result<Option<Bytes>> {
-        let deadline = deadline_in(self.exchange.control.upstream_patience(self.response.is_some()));
+        let patience = self.exchange.control.upstream_patience(self.response.is_some());
+        let deadline = *self.app_wait.get_or_insert_with(Instant::now) + patience.min(NEVER);
         loop {
             let Some(connection) = self.connection.as_mut() else { return pending().await };
             let Connection { transport, buf, alarm } = &mut **connection;
@@ -209,9 +222,10 @@ impl Session {
             return self.fail(Reason::UpstreamInvalid, ErrorType::InvalidHTTPHeader, "101 that nobody asked for");
         }
         if response.status.is_informational() {
-            // Expect was answered by us; early hints are for HTTP/2 clients.
+            // Expect was answered by us; early hints are for HTTP/2 clients. The answer is still waited for.
             return Ok(());
         }
+        self.app_wait = None;
         say_length_once(&mut response);
         let Some(framing) = Framing::of(&response, &self.method, self.version) else {
             return self.fail(
@@ -244,6 +258,7 @@ impl Session {
     }
 
     async fn take_body(&mut self, data: &[u8]) -> Result<()> {
+        self.app_wait = None;
         if data.is_empty() || self.framing == Framing::None {
             return Ok(());
         }
@@ -303,6 +318,10 @@ impl Session {
         let written = connection.transport.write_both(&self.out, data, &mut self.patience).await;
         self.out.clear();
         if written.is_err() {
+            if self.framing == Framing::UntilClose {
+                // However the exchange goes on, this body must not end like a whole one.
+                connection.transport.reset_on_close();
+            }
             return self.client_left();
         }
         if let Some(response) = &self.response {

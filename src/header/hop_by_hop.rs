@@ -4,6 +4,8 @@
 //! of a request, before routes, limits, the cache or the app look at it: a field that one of them sees and the other does
 //! not is a way to poison a cache. Our own fields come last, so that no client can have them removed (CVE-2022-31813).
 
+use http::HeaderName;
+
 /// What a message's Connection fields ask for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[allow(clippy::struct_excessive_bools)] // Independent of one another, as in the field itself.
@@ -11,7 +13,7 @@ pub struct ConnectionOptions {
     pub close: bool,
     pub keep_alive: bool,
     pub upgrade: bool,
-    /// Whether field names are listed besides; only then is [`connection_lists`] worth asking.
+    /// Whether field names are listed besides; only then is [`listed_fields`] worth asking.
     pub others: bool,
 }
 
@@ -35,14 +37,13 @@ impl ConnectionOptions {
     }
 }
 
-/// Whether the values of Connection list a field, so that it goes no further. Cost: one pass over the values.
+/// The fields that the values of Connection list, beside its standard options.
 ///
-/// Never true for what frames or addresses the message, whatever is listed: a message that loses its Content-Length on
-/// the way is another message.
-#[must_use]
-pub fn connection_lists(values: &[&[u8]], name: &[u8]) -> bool {
-    let listed = values.iter().flat_map(|value| options(value)).any(|option| option.eq_ignore_ascii_case(name));
-    listed && !is_protected(name)
+/// Never what frames, addresses or dates the message, whatever is listed: a message that loses its Content-Length on the
+/// way is another message.
+pub fn listed_fields<'a>(values: impl IntoIterator<Item = &'a [u8]>) -> impl Iterator<Item = HeaderName> {
+    let names = values.into_iter().flat_map(options).filter(|name| !is_protected(name));
+    names.filter_map(|name| HeaderName::from_bytes(name).ok())
 }
 
 /// Whether a response field, in any case, ends at this hop: it speaks of the connection to the app. Connection itself is
@@ -63,7 +64,7 @@ pub fn is_hop_by_hop_response(name: &[u8]) -> bool {
 }
 
 fn is_protected(name: &[u8]) -> bool {
-    is_one_of(name, &["host", "content-length", "transfer-encoding", "expect"])
+    is_one_of(name, &["host", "content-length", "transfer-encoding", "expect", "date"])
 }
 
 fn is_one_of(name: &[u8], known: &[&str]) -> bool {
@@ -100,10 +101,11 @@ mod tests {
     #[test]
     fn lists_names() {
         let values: &[&[u8]] = &[b"close, X-Forwarded-Proto", b"x-a,, Content-Length ,host"];
-        assert!(connection_lists(values, b"x-forwarded-proto"));
-        assert!(connection_lists(values, b"X-A"));
+        let listed: Vec<_> = listed_fields(values.iter().copied()).collect();
+        assert!(listed.iter().any(|name| name == "x-forwarded-proto"));
+        assert!(listed.iter().any(|name| name == "x-a"));
         for name in [&b"x"[..], b"", b"Content-Length", b"Host"] {
-            assert!(!connection_lists(values, name));
+            assert!(!listed.iter().any(|listed| listed.as_str().as_bytes() == name));
         }
     }
 
@@ -123,7 +125,9 @@ mod tests {
         fn others_says_whether_to_ask(values in prop::collection::vec("(close|upgrade|x-a|[ ,]){0,6}", 0..3), name in "x-a") {
             let bytes: Vec<_> = values.iter().map(String::as_bytes).collect();
             let options = ConnectionOptions::parse(bytes.iter().copied());
-            prop_assert!(options.others || !connection_lists(&bytes, name.as_bytes()));
+            let listed = listed_fields(bytes.iter().copied()).any(|listed| listed == name.as_str());
+            let standard = ["close", "keep-alive", "upgrade"].contains(&name.as_str());
+            prop_assert!(options.others || standard || !listed);
         }
     }
 }

@@ -101,8 +101,9 @@ impl AccessLog {
     pub fn retarget(&self, sink: Sink, format: Format) {
         let mut target = self.target.lock();
         *target = sink.target().clone();
-        self.mode.store(mode(&target, format), Relaxed);
+        // The sink first: a line that is written from now on must not go to a target that was off.
         self.queue.switch(sink);
+        self.mode.store(mode(&target, format), Relaxed);
     }
 
     /// Waits until everything logged so far is written, `limit` at most; false when that was not enough. Blocks its thread.

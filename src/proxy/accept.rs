@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use http::{HeaderName, HeaderValue, Method, header};
+use http::{HeaderValue, Method, header};
 use pingora_http::RequestHeader;
 
 use crate::config::model::{Action, HeadLimits, RedirectPiece, RedirectTemplate, Route};
@@ -149,6 +149,3 @@ fn location(
     }
     HeaderValue::from_bytes(&location).map_err(|_| Rejection::new(Reason::Internal, "redirect to an invalid location"))
 }
-
-/// A field's name and value, as answers carry them.
-pub type Field = (HeaderName, HeaderValue);

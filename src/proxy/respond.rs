@@ -7,7 +7,6 @@ use pingora_http::ResponseHeader;
 use pingora_proxy::{FailToProxy, Session};
 
 use crate::header::request_id::X_REQUEST_ID;
-use crate::proxy::accept::Field;
 use crate::proxy::context::{Active, Context};
 use crate::proxy::rejection::{Reason, Rejection};
 use crate::proxy::response::edit_for_route;
@@ -20,7 +19,7 @@ const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 #[derive(Debug)]
 pub struct Answer {
     status: u16,
-    fields: Vec<Field>,
+    fields: Vec<(HeaderName, HeaderValue)>,
     body: Body,
     rejection: Option<Rejection>,
 }

@@ -89,7 +89,9 @@ async fn serve(config: Config, metrics: Arc<Metrics>, logging: Logging) -> Resul
     loop {
         match signals.next().await {
             Event::Reload => {
-                let _ = reloader.reload().await;
+                // Aside: whoever is told to leave meanwhile does not wait for a name server.
+                let reloader = reloader.clone();
+                tokio::spawn(async move { reloader.reload().await });
             }
             Event::ReopenLogs => reopen(&shared),
             Event::Leave(name) => break tracing::info!(signal = name, "shutting down"),

@@ -8,7 +8,7 @@ use std::os::unix::net::{SocketAddr as UnixAddr, UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use socket2::SockRef;
+use socket2::{Domain, SockRef, Socket, Type};
 
 use super::eventually::DEADLINE;
 
@@ -168,10 +168,27 @@ pub enum Listener {
     Unix(UnixListener),
 }
 
+/// Listens on a free port that stays ours when the listener refuses. Linux takes a port it chose by itself back as soon as a
+/// socket is shut down, and the next program that asks for any would get it; one that was asked for stays.
+fn keep_port(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = |address: SocketAddr| -> io::Result<Socket> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+        socket.set_reuse_address(true)?;
+        socket.bind(&address.into())?;
+        Ok(socket)
+    };
+    let chosen = socket(address)?;
+    let address = chosen.local_addr()?.as_socket().unwrap();
+    let listener = socket(address)?;
+    listener.listen(1024)?;
+    Ok(listener.into())
+}
+
 impl Listener {
     /// Binds `address`; a socket file that is there already is replaced.
     pub fn bind(address: &Address) -> io::Result<Self> {
         Ok(match address {
+            Address::Tcp(address) if address.port() == 0 => Self::Tcp(keep_port(*address)?),
             Address::Tcp(address) => Self::Tcp(TcpListener::bind(address)?),
             Address::Unix(path) => {
                 let _ = std::fs::remove_file(path);
