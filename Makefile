@@ -2,10 +2,10 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help build demo test lint bench soak docs clean
+.PHONY: help build demo test lint bench bench-shield soak docs clean
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 8
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
 
 build: ## the program: target/release/propylon
 	@scripts/setup.sh build
@@ -27,7 +27,11 @@ lint: ## formatting, clippy, licences and sources of what is built in
 
 bench: build ## processor time and memory beside nginx on this machine; ARGS="--help" lists the knobs
 	@scripts/setup.sh bench
-	python3 tests/bench/proxy.py $(ARGS)
+	python3 -B tests/bench/proxy.py $(ARGS)
+
+bench-shield: build ## how the gateways shield a real Gunicorn: slow clients, restarts; ARGS as for bench
+	@scripts/setup.sh bench
+	python3 -B tests/bench/shield.py $(ARGS)
 
 soak: ## the integration tests in the release build, with the long counts
 	@scripts/setup.sh test

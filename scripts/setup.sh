@@ -4,7 +4,7 @@
 #   scripts/setup.sh build   cmake, cc, c++                            (make build)
 #   scripts/setup.sh lint    the above, cargo-deny                     (make lint)
 #   scripts/setup.sh test    those of build, curl, redis-server, .venv (make test, make demo)
-#   scripts/setup.sh bench   those of build, nginx, wrk                (make bench)
+#   scripts/setup.sh bench   those of build, nginx, haproxy, wrk, .venv (make bench, make bench-shield)
 #
 # Rust itself is not installed: it takes the toolchain that is there, and says so when there is none.
 # For Debian 12 and its relatives; elsewhere it names what to install by hand and fails.
@@ -26,6 +26,12 @@ packages=()
 # need COMMAND PACKAGE: remembers the package when there is no such command.
 need() {
   command -v "$1" >/dev/null 2>&1 || packages+=("$2")
+}
+
+need_venv() {
+  need python3 python3
+  # A stock Debian has python3 without the part that makes environments.
+  python3 -c 'import ensurepip, venv' >/dev/null 2>&1 || packages+=(python3-venv)
 }
 
 # Debian starts a server as soon as its package is unpacked; ours are started by the tests, on ports of their own.
@@ -90,13 +96,12 @@ case $stage in
     need curl curl
     # What limits and the cache will share; their tests start one of their own.
     need redis-server redis-server
-    need python3 python3
-    # A stock Debian has python3 without the part that makes environments.
-    python3 -c 'import ensurepip, venv' >/dev/null 2>&1 || packages+=(python3-venv)
+    need_venv
     ;;
   bench)
-    need python3 python3
+    need_venv
     need nginx nginx-light
+    need haproxy haproxy
     need wrk wrk
     ;;
   *) fail "no such stage: $stage (build, lint, test or bench)" ;;
@@ -107,7 +112,7 @@ case $stage in
     require_rust fmt clippy
     install_cargo_deny
     ;;
-  test)
+  test | bench)
     require_rust
     make_venv
     ;;

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::model::ListenAddr;
+use crate::config::model::{EndpointAddr, EndpointConfig, ListenAddr, Upstream};
 use crate::config::{self, Config, Warning};
 use crate::server;
 
@@ -20,8 +20,8 @@ const DEFAULT_FILE: &str = "gateway.toml";
 const BAD_INPUT: u8 = 2;
 /// Far more than any answer has.
 const ANSWER_MAX: u64 = 1 << 20;
-/// For an answer to `propylon health`.
-const HEALTH_PATIENCE: Duration = Duration::from_secs(5);
+/// For an answer that nothing has to be done for.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(5);
 /// For an answer to `propylon reload`: names are resolved meanwhile.
 const RELOAD_PATIENCE: Duration = Duration::from_secs(60);
 
@@ -40,13 +40,17 @@ enum Command {
     /// Read the configuration and say what is wrong with it.
     Check(ConfigFile),
     /// Make the running gateway read its configuration again, and wait until it has.
-    Reload {
+    Reload(Control),
+    /// Give an endpoint of the running gateway no new requests; those in flight end as they would.
+    Drain {
         #[command(flatten)]
-        file: ConfigFile,
-        /// The control socket; otherwise the one the configuration names.
-        #[arg(long, value_name = "PATH")]
-        control: Option<PathBuf>,
+        target: Target,
+        /// Wait until nothing is in flight there any more, for so long at most.
+        #[arg(long, value_name = "SECONDS")]
+        wait: Option<u32>,
     },
+    /// Give an endpoint that was drained requests again.
+    Undrain(Target),
     /// Ask the running gateway whether it is ready.
     Health {
         #[command(flatten)]
@@ -64,6 +68,28 @@ struct ConfigFile {
     config: PathBuf,
 }
 
+/// How the running gateway is told something.
+#[derive(Debug, Args)]
+struct Control {
+    #[command(flatten)]
+    file: ConfigFile,
+    /// The control socket; otherwise the one the configuration names.
+    #[arg(long, value_name = "PATH")]
+    control: Option<PathBuf>,
+}
+
+/// An endpoint of the running gateway.
+#[derive(Debug, Args)]
+struct Target {
+    /// The upstream's name.
+    upstream: String,
+    #[arg(help = ENDPOINT_HELP)]
+    endpoint: String,
+    #[command(flatten)]
+    control: Control,
+}
+
+const ENDPOINT_HELP: &str = "Its endpoint as the status shows it: 127.0.0.1:8000, [::1]:8000 or unix:/run/app.sock";
 const TO_HELP: &str = "Send everything to this endpoint, with no configuration file: 127.0.0.1:8000 or unix:/run/app.sock. May be repeated";
 
 #[derive(Debug, Args)]
@@ -89,7 +115,9 @@ impl Cli {
         let done = match self.command {
             Command::Run(run) => run.execute(),
             Command::Check(file) => check(&file.config),
-            Command::Reload { file, control } => reload(&file.config, control),
+            Command::Reload(control) => reload(&control),
+            Command::Drain { target, wait } => target.tell("drain", wait),
+            Command::Undrain(target) => target.tell("undrain", None),
             Command::Health { file, admin } => health(&file.config, admin),
         };
         match done {
@@ -146,6 +174,7 @@ fn load(path: &Path) -> Result<(Config, Vec<Warning>), Failure> {
 
 fn check(path: &Path) -> Result<String, Failure> {
     let (config, warnings) = load(path)?;
+    server::check_spool(&config.spool).map_err(|error| Failure::bad_input(&error))?;
     let mut text = String::new();
     for warning in warnings {
         text.push_str(&format!("warning: {warning}\n"));
@@ -156,28 +185,80 @@ fn check(path: &Path) -> Result<String, Failure> {
         config.upstreams.len(),
         config.routes.len()
     ));
+    for upstream in &config.upstreams {
+        text.push_str(&format!("upstream {}: {}\n", upstream.name, bounds(upstream)));
+    }
     Ok(text)
 }
 
-/// The file is read here too: one that is wrong needs no process to say so.
-fn reload(path: &Path, control: Option<PathBuf>) -> Result<String, Failure> {
-    let control = match control {
-        Some(control) => control,
-        None => load(path)?.0.restart.control.ok_or_else(|| {
-            Failure::bad_input(
-                "no control socket: set admin.control and restart, name one with --control, or send SIGHUP",
-            )
-        })?,
+/// How many requests an upstream works on at once, and how many wait.
+fn bounds(upstream: &Upstream) -> String {
+    let count = upstream.endpoints.len();
+    let is_name = |endpoint: &EndpointConfig| matches!(endpoint.addr, EndpointAddr::Host { .. });
+    // A name stands for as many addresses as it has when it is asked for.
+    let each = if upstream.endpoints.iter().any(is_name) { "each address of " } else { "each of " };
+    let endpoints = if count == 1 { "1 endpoint".to_owned() } else { format!("{count} endpoints") };
+    let in_flight = match upstream.capacity {
+        Some(capacity) => format!("at most {capacity} in flight to {each}{endpoints}"),
+        None => format!("any number in flight to {each}{endpoints} (no `workers`, no `max_in_flight`)"),
     };
-    let answer = UnixStream::connect(&control).and_then(|stream| {
-        stream.set_read_timeout(Some(RELOAD_PATIENCE))?;
-        ask(stream, "POST", "/reload")
-    });
-    match answer.map_err(|error| unreachable_at(&control.display(), &error))? {
+    let queue = match upstream.queue.max {
+        0 => "none waits".to_owned(),
+        max => format!("{max} wait for {:?} at most", upstream.queue.timeout),
+    };
+    format!("{in_flight}, {queue}")
+}
+
+/// The file is read here too: one that is wrong needs no process to say so.
+fn reload(control: &Control) -> Result<String, Failure> {
+    match control.post("/reload", RELOAD_PATIENCE, ", or send SIGHUP")? {
         (200, report) => Ok(report),
         (422, problems) => Err(Failure::bad_input(&problems)),
         (status, body) => Err(Failure::failed(&format!("unexpected answer {status}: {body}"))),
     }
+}
+
+impl Control {
+    /// Asks the running gateway. `otherwise` says what can be done without a control socket.
+    fn post(&self, target: &str, patience: Duration, otherwise: &str) -> Result<(u16, String), Failure> {
+        let control = match &self.control {
+            Some(control) => control.clone(),
+            None => load(&self.file.config)?.0.restart.control.ok_or_else(|| {
+                let missing = "no control socket: set admin.control and restart, name one with --control";
+                Failure::bad_input(&format!("{missing}{otherwise}"))
+            })?,
+        };
+        let answer = UnixStream::connect(&control).and_then(|stream| {
+            stream.set_read_timeout(Some(patience))?;
+            ask(stream, "POST", target)
+        });
+        answer.map_err(|error| unreachable_at(&control.display(), &error))
+    }
+}
+
+impl Target {
+    fn tell(&self, what: &str, wait: Option<u32>) -> Result<String, Failure> {
+        let (upstream, endpoint) = (encode(&self.upstream), encode(&self.endpoint));
+        let mut target = format!("/{what}?upstream={upstream}&endpoint={endpoint}");
+        if let Some(seconds) = wait {
+            target.push_str(&format!("&wait={seconds}"));
+        }
+        let patience = ANSWER_PATIENCE + Duration::from_secs(wait.unwrap_or_default().into());
+        match self.control.post(&target, patience, "")? {
+            (200, report) => Ok(report),
+            (202, report) => Err(Failure::failed(&report)),
+            (400 | 404, problem) => Err(Failure::bad_input(&problem)),
+            (status, body) => Err(Failure::failed(&format!("unexpected answer {status}: {body}"))),
+        }
+    }
+}
+
+/// As it stands in a query, whatever is in it.
+fn encode(value: &str) -> String {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._:/".contains(&byte);
+    let encoded =
+        value.bytes().map(|byte| if is_plain(byte) { char::from(byte).into() } else { format!("%{byte:02X}") });
+    encoded.collect()
 }
 
 fn health(path: &Path, admin: Option<SocketAddr>) -> Result<String, Failure> {
@@ -187,13 +268,13 @@ fn health(path: &Path, admin: Option<SocketAddr>) -> Result<String, Failure> {
     };
     let answer = match &address {
         ListenAddr::Tcp(address) => {
-            TcpStream::connect_timeout(&reachable(*address), HEALTH_PATIENCE).and_then(|stream| {
-                stream.set_read_timeout(Some(HEALTH_PATIENCE))?;
+            TcpStream::connect_timeout(&reachable(*address), ANSWER_PATIENCE).and_then(|stream| {
+                stream.set_read_timeout(Some(ANSWER_PATIENCE))?;
                 ask(stream, "GET", "/readyz")
             })
         }
         ListenAddr::Unix(path) => UnixStream::connect(path).and_then(|stream| {
-            stream.set_read_timeout(Some(HEALTH_PATIENCE))?;
+            stream.set_read_timeout(Some(ANSWER_PATIENCE))?;
             ask(stream, "GET", "/readyz")
         }),
     };

@@ -5,10 +5,11 @@
 //! | [`config`] | text to validated values |
 //! | [`observe`] | metrics, the access log, diagnostics |
 //! | [`route`], [`header`] | pure decisions about targets, hosts and fields |
-//! | [`upstream`] | endpoints: their choice, their health, their addresses |
+//! | [`spool`] | bodies that wait, in memory and on disk |
+//! | [`upstream`] | endpoints: their choice, the queue before them, connections, health, addresses |
 //! | [`state`] | one snapshot a request lives by, and what outlives reloads |
 //! | [`edge`] | client connections and the strict reading of HTTP/1.1 |
-//! | [`proxy`] | what happens to a request, hook by hook |
+//! | [`proxy`] | what happens to a request, step by step |
 //! | [`admin`] | `/metrics`, `/healthz`, `/readyz` and the control socket |
 //! | [`server`] | assembles, reloads and shuts down |
 //! | [`cli`] | the command line |
@@ -24,5 +25,6 @@ pub mod observe;
 pub mod proxy;
 pub mod route;
 pub mod server;
+pub mod spool;
 pub mod state;
 pub mod upstream;

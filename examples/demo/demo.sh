@@ -133,6 +133,40 @@ victim=$(curl -sS "$gateway/fastapi/whoami" | python3 -c 'import json, sys; prin
 show kill -KILL "$victim"
 for _ in {1..30}; do curl -s -o /dev/null -w '%{http_code}\n' "$gateway/fastapi/"; done | sort | uniq -c
 
+say "20 clients upload more slowly than anybody can wait to Flask, which has 2 workers; somebody else asks meanwhile"
+python3 - "$LISTEN" "$RUN_DIR/uploading" <<'PY' &
+import pathlib, socket, sys, time
+
+address = sys.argv[1].rsplit(":", 1)
+uploads = [socket.create_connection(address) for _ in range(20)]
+for upload in uploads:
+    upload.sendall(b"POST /flask/echo HTTP/1.1\r\nHost: slow\r\nContent-Length: 100000\r\n\r\n")
+pathlib.Path(sys.argv[2]).touch()
+while True:
+    for upload in uploads:
+        upload.sendall(b"x")
+    time.sleep(0.1)
+PY
+slow=$!
+pids+=($slow)
+until [ -e "$RUN_DIR/uploading" ]; do sleep 0.1; done
+show curl -sS --max-time 5 "$gateway/flask/"
+kill $slow
+
+say "Flask's Gunicorn is stopped and started while 3 clients ask without a pause: the status codes of their requests"
+for client in 1 2 3; do
+  while [ ! -e "$RUN_DIR/restarted" ]; do curl -s -o /dev/null -w '%{http_code}\n' "$gateway/flask/"; done >"$RUN_DIR/codes.$client" &
+  clients[client]=$!
+done
+show kill -TERM "${pids[0]}"
+wait "${pids[0]}" || true
+start flask "$examples/flask/start.sh"
+pids[0]=${pids[-1]}
+until_ok 30 "$gateway/flask/"
+touch "$RUN_DIR/restarted"
+wait "${clients[@]}"
+sort "$RUN_DIR"/codes.* | uniq -c
+
 say "a reload: the front page changes, no connection is lost"
 sed -i 's/GREETING:-three apps/GREETING:-reloaded: three apps/' "$config"
 show "$PROPYLON_BIN" reload --config "$config"

@@ -32,6 +32,8 @@ pub struct Request {
     pub method: String,
     /// Without the query.
     pub path: String,
+    /// As it was sent.
+    pub query: String,
 }
 
 /// Answers on `bound` until the task is aborted.
@@ -63,9 +65,10 @@ async fn converse(mut transport: Transport, desk: &Desk) {
     let Ok(Some(head)) = tokio::time::timeout(PATIENCE, read_head(&mut transport)).await else { return };
     let (answer, head_only) = match head {
         Ok(head) => {
-            let (path, _) = split_query(head.request.raw_path());
-            let path = String::from_utf8_lossy(path).into_owned();
-            let request = Request { method: head.request.method.as_str().to_owned(), path };
+            let (path, query) = split_query(head.request.raw_path());
+            let text = |raw| String::from_utf8_lossy(raw).into_owned();
+            let (path, query) = (text(path), text(query.unwrap_or_default()));
+            let request = Request { method: head.request.method.as_str().to_owned(), path, query };
             let head_only = request.method == "HEAD";
             (desk.answer(request).await, head_only)
         }

@@ -1,8 +1,9 @@
-//! What an operator asks the process: metrics, health and status on the admin listener, reload on the control socket.
+//! What an operator asks the process: metrics, health and status on the admin listener, reload and drain on the control socket.
 //!
 //! The admin listener only reads. Whatever changes something is on the control socket, which only its owner can open.
 
 mod answer;
+mod drain;
 pub mod http;
 mod status;
 
@@ -15,7 +16,8 @@ use arc_swap::ArcSwap;
 
 use crate::admin::answer::Answer;
 use crate::admin::http::Request;
-use crate::observe::metrics::CONTENT_TYPE;
+use crate::observe::metrics::{CONTENT_TYPE, SpoolReading};
+use crate::spool::Depot;
 use crate::state::Snapshot;
 
 /// What a reload came to: what it did, or every reason why it did nothing.
@@ -29,14 +31,14 @@ pub type Reload = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = Reloaded> + Send>>
 pub enum Desk {
     /// Reading only.
     Admin(Arc<ArcSwap<Snapshot>>),
-    Control(Reload),
+    Control(Reload, Arc<ArcSwap<Snapshot>>),
 }
 
 impl Desk {
     async fn answer(&self, request: Request) -> Answer {
         match self {
             Self::Admin(current) => read(&current.load_full(), &request).await,
-            Self::Control(reload) => control(reload, &request).await,
+            Self::Control(reload, current) => control(reload, &current.load_full(), &request).await,
         }
     }
 }
@@ -57,9 +59,41 @@ async fn read(snapshot: &Arc<Snapshot>, request: &Request) -> Answer {
 
 /// Off the worker threads: a page of a thousand endpoints takes milliseconds.
 async fn metrics(snapshot: Arc<Snapshot>) -> Answer {
-    match tokio::task::spawn_blocking(move || snapshot.shared.metrics.render()).await {
+    let render = move || {
+        record_idle(&snapshot);
+        snapshot.shared.metrics.render(&spooled(&snapshot.shared.depot))
+    };
+    match tokio::task::spawn_blocking(render).await {
         Ok(page) => Answer::new(200, CONTENT_TYPE, page),
         Err(_) => Answer::text(500, "the metrics could not be written\n"),
+    }
+}
+
+/// What only somebody who looks needs to know is not kept up to date on the way of a request.
+fn record_idle(snapshot: &Snapshot) {
+    for upstream in &snapshot.upstreams {
+        for target in &upstream.targets().list {
+            let (pool, metrics) = (&target.endpoint.pool, &target.endpoint.metrics);
+            metrics.set_idle_connections(pool.idle() as u64);
+            metrics.set_keepalive_limit(Some(pool.limit()));
+        }
+    }
+}
+
+/// The spool as the page shows it.
+fn spooled(depot: &Depot) -> SpoolReading {
+    let (usage, totals, limits) = (depot.usage(), depot.totals(), depot.limits());
+    SpoolReading {
+        memory_bytes: usage.memory,
+        memory_limit: limits.memory,
+        disk_bytes: usage.disk,
+        disk_limit: limits.disk,
+        files: usage.files,
+        bodies_on_disk_total: totals.bodies_on_disk,
+        disk_written_bytes_total: totals.disk_bytes,
+        refused_budget_total: totals.refused_budget,
+        refused_body_total: totals.refused_body,
+        io_errors_total: totals.io_errors,
     }
 }
 
@@ -76,14 +110,16 @@ fn readiness(snapshot: &Snapshot) -> Answer {
     if missing.is_empty() { Answer::text(200, "ready\n") } else { Answer::text(503, missing.concat()) }
 }
 
-async fn control(reload: &Reload, request: &Request) -> Answer {
+async fn control(reload: &Reload, snapshot: &Snapshot, request: &Request) -> Answer {
     match (request.method.as_str(), request.path.as_str()) {
         ("POST", "/reload") => match reload().await {
             Ok(report) => Answer::text(200, report),
             Err(problems) => Answer::text(422, problems),
         },
-        (_, "/reload") => Answer::text(405, "only POST\n").with_allow("POST"),
-        _ => Answer::text(404, "POST /reload is here\n"),
+        ("POST", "/drain") => drain::drain(snapshot, &request.query).await,
+        ("POST", "/undrain") => drain::undrain(snapshot, &request.query),
+        (_, "/reload" | "/drain" | "/undrain") => Answer::text(405, "only POST\n").with_allow("POST"),
+        _ => Answer::text(404, "POST /reload, /drain and /undrain are here\n"),
     }
 }
 

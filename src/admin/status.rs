@@ -33,6 +33,11 @@ fn describe(upstream: &Upstream) -> Value {
         "preset": config.preset.map(Preset::name),
         "balance": config.balance.name(),
         "capacity_per_endpoint": config.capacity,
+        "queue": {
+            "waiting": upstream.waiting(),
+            "max": config.queue.max,
+            "timeout_seconds": config.queue.timeout.as_secs_f64(),
+        },
         "endpoints": upstream.targets().list.iter().map(endpoint).collect::<Vec<_>>(),
     })
 }
@@ -47,7 +52,12 @@ fn endpoint(target: &Target) -> Value {
     json!({
         "endpoint": endpoint.label,
         "health": health,
+        "reachable": endpoint.is_reachable(),
+        "ejected": endpoint.is_ejected(),
+        "drained": endpoint.is_drained(),
         "in_flight": endpoint.in_flight(),
+        "idle_connections": endpoint.pool.idle(),
+        "closes_idle_after_seconds": endpoint.pool.close_time().map(|time| time.as_secs_f64()),
         "weight": target.weight,
         "backup": target.backup,
     })

@@ -26,6 +26,8 @@ pub struct Summary {
     pub upstreams_removed: Vec<String>,
     /// Of the same name, with anything else about them.
     pub upstreams_changed: Vec<String>,
+    /// Whether anything in `[spool]` differs.
+    pub spool_changed: bool,
     pub routes_before: usize,
     pub routes_now: usize,
 }
@@ -50,6 +52,7 @@ pub fn summary(old: &Config, new: &Config) -> Summary {
         upstreams_added: missing_in(&names_now, &names_before),
         upstreams_removed: missing_in(&names_before, &names_now),
         upstreams_changed: changed.map(|upstream| upstream.name.to_string()).collect(),
+        spool_changed: old.spool != new.spool,
         routes_before: old.routes.len(),
         routes_now: new.routes.len(),
     }
@@ -72,6 +75,9 @@ impl fmt::Display for Summary {
             if !items.is_empty() {
                 write!(out, "{what}: {}; ", items.join(", "))?;
             }
+        }
+        if self.spool_changed {
+            out.write_str("spool changed; ")?;
         }
         if self.routes_before == self.routes_now {
             write!(out, "routes: {}", self.routes_now)
@@ -104,6 +110,7 @@ mod tests {
         routes = [{ upstream = 'a' }, { path = '/x', respond.body = 'x' }]
         upstreams.a.endpoints = ['127.0.0.1:1', '127.0.0.1:3']
         upstreams.c.endpoints = ['127.0.0.1:2']
+        spool.disk = '4GiB'
     ";
 
     #[test]
@@ -112,8 +119,33 @@ mod tests {
         assert_eq!(restart_only_changes(&old, &new), ["server.threads", "admin.control"]);
         assert_eq!(
             summary(&old, &new).to_string(),
-            "listeners added: 127.0.0.1:81; upstreams added: c; upstreams removed: b; upstreams changed: a; routes: 2, before 1"
+            "listeners added: 127.0.0.1:81; upstreams added: c; upstreams removed: b; upstreams changed: a; \
+             spool changed; routes: 2, before 1"
         );
+    }
+
+    #[test]
+    fn whatever_changes_about_an_upstream_is_a_change() {
+        let base = "upstreams.a = { endpoints = ['a:1', 'a:2'], workers = 2";
+        let old = config(&format!("{base} }}"));
+        for key in [
+            "queue.max = 7",
+            "queue.timeout = '1s'",
+            "keepalive_timeout = '1s'",
+            "balance = 'p2c'",
+            "balance = 'hash:path'",
+            "buffer_requests = false",
+            "buffer_responses = false",
+            "slow_start = '1s'",
+            "ejection.time = '1s'",
+            "ejection.max_ejected = '20%'",
+            "ejection.consecutive_failures = 0",
+        ] {
+            let new = config(&format!("{base}, {key} }}"));
+            assert_eq!(summary(&old, &new).upstreams_changed, ["a"], "{key}");
+        }
+        let defaults = "queue.max = 100, balance = 'least_conn', slow_start = '0s', ejection.max_ejected = '50%'";
+        assert_eq!(summary(&old, &config(&format!("{base}, {defaults} }}"))).upstreams_changed, [""; 0]);
     }
 
     #[test]

@@ -204,14 +204,15 @@ pub fn nearest<'a>(found: &str, known: impl IntoIterator<Item = &'a str>) -> Opt
     let distance = |name: &str| {
         let name = name.to_ascii_lowercase().replace('-', "_");
         let begins = lower.len() >= 4 && name.len() >= 4 && (name.starts_with(&lower) || lower.starts_with(&name));
-        // A beginning is a likelier slip than any letter: "gunicorn" is nearer to "gunicorn-sync" than to "uvicorn".
-        if begins { 0 } else { strsim::osa_distance(&lower, &name) }
+        let letters = strsim::osa_distance(&lower, &name);
+        // A beginning is as likely as one letter: "gunicorn" is nearer to "gunicorn-sync" than to "uvicorn".
+        (if begins { letters.min(1) } else { letters }, letters)
     };
     known
         .into_iter()
         .map(|name| (distance(name), name))
         // One slip in three letters, so that "on" is not taken for "off".
-        .filter(|&(distance, name)| distance * 3 <= name.chars().count().max(found.chars().count()))
+        .filter(|&((distance, _), name)| distance * 3 <= name.chars().count().max(found.chars().count()))
         .min_by_key(|&(distance, _)| distance)
         .map(|(_, name)| name)
 }
@@ -237,6 +238,7 @@ mod tests {
         assert_eq!(nearest("trusted-proxies", known), Some("trusted_proxies"));
         assert_eq!(nearest("Threads", known), Some("threads"));
         assert_eq!(nearest("gunicorn", ["gunicorn-sync", "uvicorn"]), Some("gunicorn-sync"));
+        assert_eq!(nearest("memory_per_bdy", ["memory", "memory_per_body"]), Some("memory_per_body"));
         assert_eq!(nearest("warning", ["error", "warn"]), Some("warn"));
         assert_eq!(nearest("colour", known), None);
         assert_eq!(nearest(&"listen".repeat(1000), known), None);

@@ -3,7 +3,7 @@
 //! [`load`] is the way in, [`Config`] the way out, and whatever is wrong comes back at once as [`Errors`]. No Pingora,
 //! no sockets, no clock. What becomes of a configuration is for `state` and `server`.
 //!
-//! `raw.rs` lists the keys and is the manual; `schema.rs` and `walk.rs` read them; `value/` knows the languages inside
+//! `raw.rs` and `raw/` list the keys and are the manual; `schema.rs` and `walk.rs` read them; `value/` knows the languages inside
 //! strings; `validate/` builds the [`Config`].
 
 pub mod diff;
@@ -33,7 +33,7 @@ use std::path::Path;
 
 use toml::de::{DeTable, DeValue};
 
-pub use error::{Errors, Notice, Warning};
+pub use error::{Errors, Notice, Warning, suggestion};
 pub use flags::from_flags;
 pub use model::Config;
 

@@ -2,7 +2,9 @@
 //! value.
 //!
 //! `validate` is the only producer. What needs a restart stands in [`RestartOnly`]; everything else takes effect with a
-//! reload. No Pingora, no sockets, no clock.
+//! reload. `upstream.rs` holds what belongs to an upstream. No Pingora, no sockets, no clock.
+
+mod upstream;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -12,6 +14,11 @@ use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Method};
 use ipnet::IpNet;
+
+pub use upstream::{
+    Balance, ClientAbort, Ejection, EndpointAddr, EndpointConfig, HashKey, HeadLimits, Health, Keepalive, Preset,
+    Queue, Retry, StatusRanges, Upstream,
+};
 
 /// A whole, valid configuration.
 #[derive(Debug, Clone)]
@@ -23,6 +30,7 @@ pub struct Config {
     pub client: ClientLimits,
     pub admin: Admin,
     pub log: Log,
+    pub spool: Spool,
     /// Sorted by name; [`Action::Upstream`] holds an index into it.
     pub upstreams: Vec<Upstream>,
     /// In the order of the file.
@@ -132,134 +140,19 @@ pub enum AccessFormat {
     Combined,
 }
 
-/// A named group of endpoints.
+/// Where bodies wait, and how much of them may.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Upstream {
-    pub name: Arc<str>,
-    pub preset: Option<Preset>,
-    /// At least one.
-    pub endpoints: Vec<EndpointConfig>,
-    pub balance: Balance,
-    /// How many requests one endpoint works on at once, where that is known.
-    pub capacity: Option<u32>,
-    /// How long an idle connection may be reused; none: every request has a connection of its own.
-    pub keepalive_timeout: Option<Duration>,
-    pub connect_timeout: Duration,
-    pub first_byte_timeout: Duration,
-    pub read_timeout: Duration,
-    pub retry: Retry,
-    pub health: Health,
-    /// What happens to the exchange when the client leaves.
-    pub client_abort: ClientAbort,
-    /// Limits of the preset's server, less what we add; none: those of `[server.client]` alone.
-    pub head_limits: Option<HeadLimits>,
-}
-
-/// Head limits of the server behind, checked once the route is known.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct HeadLimits {
-    pub request_line_max: usize,
-    pub field_max: usize,
-    pub headers_max: usize,
-}
-
-/// A kind of Python server, with what is known about it (`preset.rs`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Preset {
-    GunicornSync,
-    GunicornGthread,
-    GunicornGevent,
-    GunicornUvicorn,
-    GunicornAsgi,
-    Uvicorn,
-    Hypercorn,
-    Daphne,
-    Granian,
-    Waitress,
-    UwsgiHttp,
-}
-
-/// What becomes of an exchange whose client left.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ClientAbort {
-    /// The worker ends its work, the response is discarded, and only then is the endpoint free (WSGI: the worker would
-    /// not notice, and counting it free would be a lie).
-    Finish,
-    /// The connection is closed at once, so that the app sees `http.disconnect` (ASGI).
-    Close,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct EndpointConfig {
-    pub addr: EndpointAddr,
-    /// At least 1.
-    pub weight: u32,
-    /// Used only while no other endpoint is healthy.
-    pub backup: bool,
-}
-
-/// Where an endpoint listens, as written.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum EndpointAddr {
-    Ip(SocketAddr),
-    /// Resolved at start and again when its TTL ends.
-    Host {
-        host: String,
-        port: u16,
-    },
-    Unix(PathBuf),
-    /// A name in Linux' abstract namespace, without the leading `@`.
-    Abstract(String),
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Balance {
-    LeastConn,
-    RoundRobin,
-}
-
-impl Balance {
-    /// As written in the file.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::LeastConn => "least_conn",
-            Self::RoundRobin => "round_robin",
-        }
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Retry {
-    /// Other endpoints tried when a connection cannot be made.
-    pub connect: u32,
-    /// Further tries of GET, HEAD, OPTIONS and TRACE before any response byte.
-    pub idempotent: u32,
-    /// Share of requests that may be retried, in percent.
-    pub budget: u8,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Health {
-    /// None: a connect probe.
-    pub path: Option<String>,
-    pub host: Option<String>,
-    pub interval: Duration,
-    pub timeout: Duration,
-    pub rise: u32,
-    pub fall: u32,
-    pub expect: StatusRanges,
-}
-
-/// A set of status codes, as inclusive ranges.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StatusRanges(pub Vec<(u16, u16)>);
-
-impl StatusRanges {
-    #[must_use]
-    pub fn contains(&self, status: u16) -> bool {
-        self.0.iter().any(|&(low, high)| (low..=high).contains(&status))
-    }
+pub struct Spool {
+    /// Bytes of all bodies together that are held in memory.
+    pub memory: u64,
+    /// Bytes of one body that are held in memory; at most `memory`.
+    pub memory_per_body: u64,
+    /// Absolute; whether it is there and can be written to is not known here.
+    pub dir: PathBuf,
+    /// Bytes of all files together; 0: no files.
+    pub disk: u64,
+    /// Bytes of one body that are written to a file; at most `disk`.
+    pub disk_per_body: u64,
 }
 
 #[derive(Debug, Clone)]
@@ -274,11 +167,27 @@ pub struct Route {
     pub action: Action,
     /// Starts with `/`, does not end with one.
     pub strip_prefix: Option<String>,
+    pub priority: Priority,
     pub max_body: u64,
+    /// Instead of the upstream's.
+    pub buffer_requests: Option<bool>,
+    /// Instead of the upstream's.
+    pub buffer_responses: Option<bool>,
+    /// Instead of the upstream's [`Queue::timeout`].
+    pub queue_timeout: Option<Duration>,
     pub first_byte_timeout: Option<Duration>,
     pub read_timeout: Option<Duration>,
     pub request_headers: HeaderEdits,
     pub response_headers: HeaderEdits,
+}
+
+/// Who goes first where requests wait for an endpoint.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Priority {
+    #[default]
+    Normal,
+    /// Ahead of every normal one.
+    High,
 }
 
 #[derive(Debug, Clone)]

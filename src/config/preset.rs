@@ -18,6 +18,10 @@ pub struct Facts {
     /// Requests one worker works on at once.
     pub threads: u32,
     pub client_abort: ClientAbort,
+    /// Whether it works on a handful of requests at once and lets all others wait in its backlog.
+    pub is_synchronous: bool,
+    /// Whether a client that sends or reads slowly takes one of that handful away from all others.
+    pub is_held_by_slow_clients: bool,
     /// Bytes of the request line it takes, less what we add; none: more than we ever send.
     pub request_line_max: Option<usize>,
     /// Bytes of one field it takes.
@@ -32,15 +36,17 @@ pub struct Facts {
 /// do.
 const ASYNC: u32 = 100;
 
-/// Gunicorn takes 100 fields and we add up to eight.
+/// Gunicorn takes 100 fields and we add up to nine.
 const GUNICORN: Facts = Facts {
     keepalive: Some(Duration::from_secs(1)),
     closes_idle_after: Duration::from_secs(2),
     threads: 1,
     client_abort: ClientAbort::Finish,
+    is_synchronous: false,
+    is_held_by_slow_clients: false,
     request_line_max: Some(4094),
     field_max: Some(8190),
-    headers_max: Some(92),
+    headers_max: Some(91),
     about: "",
 };
 
@@ -50,6 +56,8 @@ const ASGI: Facts = Facts {
     closes_idle_after: Duration::from_secs(5),
     threads: ASYNC,
     client_abort: ClientAbort::Close,
+    is_synchronous: false,
+    is_held_by_slow_clients: false,
     request_line_max: None,
     field_max: None,
     headers_max: None,
@@ -70,11 +78,15 @@ impl Preset {
             Self::GunicornSync => Facts {
                 keepalive: None,
                 closes_idle_after: Duration::ZERO,
+                is_synchronous: true,
+                is_held_by_slow_clients: true,
                 about: "Closes every connection after its response. A worker is busy from the moment it accepts a \
                     connection, so connections are never opened ahead of a request.",
                 ..GUNICORN
             },
             Self::GunicornGthread => Facts {
+                is_synchronous: true,
+                is_held_by_slow_clients: true,
                 about: "A thread that waits for the rest of a body waits for ever, and `timeout` does not bound it: \
                     `first_byte_timeout` here is the only limit.",
                 ..GUNICORN
@@ -115,7 +127,7 @@ impl Preset {
             Self::Granian => Facts {
                 keepalive: Some(Duration::from_secs(15)),
                 closes_idle_after: Duration::from_secs(30),
-                headers_max: Some(92),
+                headers_max: Some(91),
                 about: "Takes 100 fields. Serves ASGI, RSGI and WSGI; for a WSGI app set `client_abort = \"finish\"` \
                     and `threads` to its `--blocking-threads`.",
                 ..ASGI
@@ -125,6 +137,8 @@ impl Preset {
                 closes_idle_after: Duration::from_secs(100),
                 threads: 4,
                 client_abort: ClientAbort::Finish,
+                // It receives requests and sends responses beside its threads, at any client's speed.
+                is_synchronous: true,
                 about: "One process with 4 threads unless told otherwise. Drops forwarding fields unless \
                     `trusted_proxy` is set.",
                 ..ASGI
@@ -134,6 +148,8 @@ impl Preset {
                 closes_idle_after: Duration::ZERO,
                 threads: 1,
                 client_abort: ClientAbort::Finish,
+                is_synchronous: true,
+                is_held_by_slow_clients: true,
                 // Its buffer holds the whole head and what it derives from it.
                 request_line_max: Some(3 * 1024),
                 field_max: Some(3 * 1024),

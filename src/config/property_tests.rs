@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::model::{Action, ClientAbort, Preset};
+use super::model::{Action, Balance, ClientAbort, Ejection, HashKey, Keepalive, Preset, Priority, Queue};
 use super::{Config, Notice, parse, parse_with};
 
 fn ok(text: &str) -> (Config, Vec<String>) {
@@ -34,13 +34,24 @@ fn four_lines_are_a_whole_gateway() {
     assert_eq!(config.client.headers_max, 100);
     let app = &config.upstreams[0];
     assert_eq!((app.connect_timeout, app.first_byte_timeout), (Duration::from_secs(1), Duration::from_mins(1)));
-    assert_eq!(app.keepalive_timeout, Some(Duration::from_secs(1)));
+    assert_eq!(app.keepalive, Keepalive::Learned { start: Duration::from_secs(1) });
+    assert_eq!(app.queue, Queue { max: 1000, timeout: Duration::from_secs(10) });
+    assert!(app.buffer_requests && app.buffer_responses && app.slow_start.is_zero());
+    let ejection = Ejection { consecutive_failures: 3, time: Duration::from_secs(10), max_ejected: 50 };
+    assert_eq!((&app.balance, app.ejection), (&Balance::LeastConn, ejection));
     assert_eq!((app.retry.connect, app.retry.idempotent, app.retry.budget), (2, 1, 20));
     assert_eq!((app.health.rise, app.health.fall, app.health.interval), (2, 3, Duration::from_secs(5)));
     assert!(app.health.path.is_none() && app.health.expect.contains(204));
     assert_eq!((app.client_abort, app.capacity, app.head_limits), (ClientAbort::Close, None, None));
-    assert_eq!(config.routes[0].path.to_string(), "/*");
-    assert_eq!(config.routes[0].max_body, 10 << 20);
+    let [route] = config.routes.as_slice() else { panic!() };
+    assert_eq!((route.path.to_string().as_str(), route.max_body, route.priority), ("/*", 10 << 20, Priority::Normal));
+    assert_eq!((route.buffer_requests, route.buffer_responses, route.queue_timeout), (None, None, None));
+    let spool = &config.spool;
+    assert_eq!(
+        (spool.memory, spool.memory_per_body, spool.disk, spool.disk_per_body),
+        (64 << 20, 64 << 10, 2 << 30, 1 << 30)
+    );
+    assert_eq!(spool.dir, Path::new("/var/tmp"));
 }
 
 #[test]
@@ -59,16 +70,72 @@ fn presets_fill_in_what_is_left_out() {
             .remove(0)
     };
     let sync = preset("preset = 'gunicorn-sync'\nworkers = 4");
-    assert_eq!((sync.preset, sync.keepalive_timeout, sync.capacity), (Some(Preset::GunicornSync), None, Some(4)));
+    assert_eq!((sync.preset, sync.keepalive, sync.capacity), (Some(Preset::GunicornSync), Keepalive::Off, Some(4)));
     let limits = sync.head_limits.unwrap();
-    assert_eq!((limits.request_line_max, limits.field_max, limits.headers_max), (4094, 8190, 92));
+    assert_eq!((limits.request_line_max, limits.field_max, limits.headers_max), (4094, 8190, 91));
     assert_eq!(sync.client_abort, ClientAbort::Finish);
     let uvicorn = preset("preset = 'uvicorn'\nworkers = 4\nclient_abort = 'finish'");
     assert_eq!((uvicorn.capacity, uvicorn.client_abort), (Some(400), ClientAbort::Finish));
     assert_eq!(preset("preset = 'uvicorn'\nworkers = 4\nthreads = 1").capacity, Some(4));
     assert_eq!(preset("preset = 'granian'").head_limits.unwrap().request_line_max, 8192);
     assert_eq!(preset("max_in_flight = 7").capacity, Some(7));
-    assert_eq!(preset("keepalive_timeout = 'off'").keepalive_timeout, None);
+    assert_eq!(preset("keepalive_timeout = 'off'").keepalive, Keepalive::Off);
+    assert_eq!(preset("keepalive_timeout = '3s'").keepalive, Keepalive::Fixed(Duration::from_secs(3)));
+    assert_eq!(uvicorn.keepalive, Keepalive::Learned { start: Duration::from_secs(3) });
+}
+
+#[test]
+fn the_queue_is_as_long_as_the_whole_pool_needs() {
+    let max = |lines: &str| ok(&format!("[upstreams.a]\n{lines}")).0.upstreams[0].queue.max;
+    assert_eq!(max("endpoints = ['a:1']\nworkers = 4"), 100);
+    assert_eq!(max("endpoints = ['a:1', 'a:2', { address = 'a:3', backup = true }]\nworkers = 8"), 160);
+    assert_eq!(max("endpoints = ['a:1', 'a:2']\nmax_in_flight = 10000000"), 1_000_000);
+    assert_eq!(max("endpoints = ['a:1']\npreset = 'uvicorn'"), 1000);
+    assert_eq!(max("endpoints = ['a:1']\nworkers = 4\nqueue.max = 0"), 0);
+}
+
+#[test]
+fn the_share_of_one_body_shrinks_with_the_whole_unless_it_is_written() {
+    let spool = |lines: &str| ok(&format!("[spool]\n{lines}")).0.spool;
+    let small = spool("memory = '16KiB'\ndisk = '0B'\ndir = '/srv/spool/'");
+    assert_eq!(
+        (small.memory_per_body, small.disk_per_body, small.dir.as_path()),
+        (16 << 10, 0, Path::new("/srv/spool"))
+    );
+    assert_eq!(spool("disk = '1MiB'\ndisk_per_body = '1MiB'").disk_per_body, 1 << 20);
+    assert!(parse("[spool]\ndisk = '1MiB'\ndisk_per_body = '2MiB'", None).is_err());
+}
+
+#[test]
+fn a_body_that_fills_the_spool_to_the_last_byte_is_allowed() {
+    let text = |max: u64, buffered: bool| {
+        format!(
+            "spool = {{ memory_per_body = '1KiB', disk = '4KiB' }}
+            upstreams.a = {{ endpoints = ['a:1'], buffer_requests = {buffered} }}
+            routes = [{{ upstream = 'a', max_body = '{max}B' }}, {{ path = '/x', respond = {{}} }}]"
+        )
+    };
+    assert!(parse(&text(4 << 10, true), None).is_ok());
+    assert!(parse(&text((4 << 10) + 1, true), None).is_err());
+    assert!(parse(&text((4 << 10) + 1, false), None).is_ok());
+}
+
+#[test]
+fn routes_have_a_word_of_their_own() {
+    let (config, _) = ok("
+        upstreams.a = { endpoints = ['a:1'], balance = 'hash:cookie:SID', buffer_responses = false, slow_start = '30s' }
+        [[routes]]
+        upstream = 'a'
+        priority = 'high'
+        buffer_requests = false
+        buffer_responses = true
+        timeouts.queue = '2s'
+    ");
+    let (app, route) = (&config.upstreams[0], &config.routes[0]);
+    assert_eq!(app.balance, Balance::Hash(HashKey::Cookie("SID".into())));
+    assert_eq!((app.buffer_requests, app.buffer_responses, app.slow_start), (true, false, Duration::from_secs(30)));
+    assert_eq!((route.priority, route.queue_timeout), (Priority::High, Some(Duration::from_secs(2))));
+    assert_eq!((route.buffer_requests, route.buffer_responses), (Some(false), Some(true)));
 }
 
 #[test]

@@ -2,21 +2,22 @@
 //! from it.
 //!
 //! A field is `None` where the key is absent and has no default, and where its value was refused, which has been
-//! reported by then. What the values mean together is for `validate`.
+//! reported by then. What the values mean together is for `validate`. The keys of an upstream and of a route have files
+//! of their own.
+
+mod route;
+mod upstream;
 
 use std::time::Duration;
 
-use http::Method;
+pub use route::{HeaderEdits, Redirect, Respond, Route};
+pub use upstream::{Ejection, Endpoint, Health, Queue, Retry, Upstream};
 
-use super::model::{
-    AccessFormat, AccessTarget, Balance, ClientAbort, EndpointAddr, HostPattern, ListenAddr, LogLevel, PathPattern,
-    Preset, RedirectTemplate, StatusRanges,
-};
+use super::model::{AccessFormat, AccessTarget, HostPattern, ListenAddr, LogLevel};
 use super::place::At;
 use super::schema::{Described, Inside, Int, KeyInfo, NonEmpty, Presence, SectionInfo, Table, section};
 use super::value::{
-    AbsoluteFile, FieldName, FieldValue, HeadSize, HealthHost, HealthPath, Keepalive, NameServer, PageFile, Percent,
-    Rate, RedirectStatus, Size, SocketFile, StripPrefix, Timeout, TrustedPeer,
+    AbsoluteDir, AbsoluteFile, HeadSize, NameServer, PageFile, Rate, Size, SocketFile, Timeout, TrustedPeer,
 };
 use super::walk::{Node, Read, Walk};
 
@@ -29,6 +30,9 @@ section! {
         admin: Admin = "{}",
         /// What is written about the gateway's own doings, and about each request.
         log: Log = "{}",
+        /// Where bodies wait: a request's until it is whole and a worker is free, a response's until the client has taken
+        /// it.
+        spool: Spool = "{}",
         /// The apps behind, each under a name of your own that routes refer to.
         upstreams: Table<Upstream> = "{}",
         /// What happens to which request. The order of the routes only matters among regular expressions.
@@ -41,7 +45,7 @@ section! {
         /// Example: `"503" = "/etc/propylon/503.html"`
         error_pages: Table<PageFile> = "{}",
     }
-    later ["tls", "redis", "spool", "security_headers", "cache"]
+    later ["tls", "redis", "security_headers", "cache"]
 }
 
 section! {
@@ -160,193 +164,29 @@ section! {
 }
 
 section! {
-    /// An app behind: a named group of endpoints that answer alike.
-    Upstream {
-        /// The kind of server behind. It sets what suits that server: how long connections are reused, what happens
-        /// when a client leaves, how long a head may be. See "Presets" below.
-        preset: Preset,
-        /// Where the app listens: `ip:port`, `name:port`, `unix:/path`, or `unix:@name` for an abstract socket. At
-        /// least one. A name is resolved again when its TTL ends.
-        ///
-        /// Example: `["unix:/run/shop.sock", { address = "10.0.0.2:8000", weight = 2 }]`
-        endpoints: NonEmpty<Endpoint> = required,
-        /// How an endpoint is chosen: that with the fewest requests in flight for its weight, or each in turn.
-        balance: Balance = r#""least_conn""#,
-        /// Worker processes of each endpoint. With `threads` it gives the capacity: how many requests one endpoint
-        /// works on at once. Today the capacity tells a busy endpoint from a dead one when health is judged; requests
-        /// are not held back by it yet.
-        workers: Int<1, 100_000>,
-        /// Requests one worker works on at once; needs `workers`. Default: the preset's (100 where workers are
-        /// asynchronous, 4 for waitress), else 1.
-        threads: Int<1, 100_000>,
-        /// The capacity of one endpoint said directly, instead of `workers` and `threads`.
-        max_in_flight: Int<1, 10_000_000>,
-        /// How long an idle connection to an endpoint may be reused. It must be shorter than the server's own limit, or
-        /// requests meet a closing connection. `"auto"` is what suits the preset, 1 s without one; `"off"` is a
-        /// connection for each request.
-        keepalive_timeout: Keepalive = r#""auto""#,
-        /// How long connecting may take.
-        connect_timeout: Timeout = r#""1s""#,
-        /// How long the app may take until the first byte of its response; then 504. A route may set its own.
-        first_byte_timeout: Timeout = r#""60s""#,
-        /// How long the app may pause within a response. A route may set its own.
-        read_timeout: Timeout = r#""60s""#,
-        /// What happens at the app when the client leaves: `"finish"` lets it end its work and counts it busy until
-        /// then, `"close"` closes the connection, so that an ASGI app sees `http.disconnect`. Default: the preset's,
-        /// else `"close"`.
-        client_abort: ClientAbort,
-        /// What is tried again.
-        retry: Retry = "{}",
-        /// How endpoints are found to be healthy.
-        health: Health = "{}",
-    }
-    later ["queue", "buffer_requests", "buffer_responses", "slow_start", "tls", "ejection"]
-}
-
-section! {
-    /// An endpoint; `"127.0.0.1:8000"` is short for `{ address = "127.0.0.1:8000" }`.
-    Endpoint {
-        /// Where it listens.
-        address: EndpointAddr = required,
-        /// Its share of the requests, relative to the others'.
-        weight: Int<1, 1000> = "1",
-        /// Whether it is used only while no other endpoint is healthy.
-        backup: bool = "false",
-    }
-    later []
-    short address
-}
-
-section! {
-    /// What is tried again. A request that may have reached the app is never sent twice, unless it is safe to.
-    Retry {
-        /// Other endpoints tried when a connection cannot be made, whatever the method.
-        connect: Int<0, 16> = "2",
-        /// Further tries of GET, HEAD, OPTIONS and TRACE when the connection breaks before any byte of a response.
-        idempotent: Int<0, 4> = "1",
-        /// Share of requests that may be tried again, so that retries do not finish off an app that is failing.
-        budget: Percent = r#""20%""#,
-    }
-    later []
-}
-
-section! {
-    /// How endpoints are found to be healthy. Every endpoint is probed; without `path` a probe connects and closes.
-    Health {
-        /// What a probe asks for with GET. Without it a probe only connects.
-        ///
-        /// Example: `"/healthz"`
-        path: HealthPath,
-        /// The `Host` of a probe. Django answers 400 for a host that is not in its `ALLOWED_HOSTS`.
-        ///
-        /// Example: `"shop.example.com"`
-        host: HealthHost,
-        /// Time between two probes of an endpoint.
-        interval: Timeout = r#""5s""#,
-        /// How long a probe may take; at most `interval`.
-        timeout: Timeout = r#""2s""#,
-        /// Probes in a row that must succeed before an endpoint is healthy again.
-        rise: Int<1, 100> = "2",
-        /// Probes in a row that must fail before an endpoint is unhealthy.
-        fall: Int<1, 100> = "3",
-        /// The status codes that count as success. Only with `path`.
-        ///
-        /// Example: `"200-299,401"`
-        expect: StatusRanges = r#""200-299""#,
-    }
-    later []
-}
-
-section! {
-    /// What happens to requests for a host and a path. Exactly one of `upstream`, `respond` and `redirect` is required.
+    /// Where bodies wait: a request's until it is whole and a worker is free, a response's until the client has taken it.
+    /// That keeps slow clients away from the workers. A body is held in memory first and goes on in a file, which has no
+    /// name, so that nothing is left behind whatever happens. All of it takes effect with a reload, for bodies that begin
+    /// after it.
     ///
-    /// Of all routes that match, an exact host wins over `*.`, and that over any; then an exact path over one with `*`
-    /// inside a segment, that over the longest prefix, and that over regular expressions, which are tried as written.
-    /// Routes with the same host and path and different methods are one resource: `Allow` names the methods of all.
-    Route {
-        /// Names the route in metrics and logs. Default: made from host and path, such as `example.com/api/*`.
-        name: String,
-        /// The hosts it is for, without port. Empty: any.
-        host: Vec<At<HostPattern>> = "[]",
-        /// The paths it is for. `/a/b` is that path alone; `/a/*` everything below `/a/`, but not `/a`; a `*` inside a
-        /// segment matches within it (`/img/*.png`); `~` begins a regular expression (`~^/v[0-9]+/`). Matched against
-        /// the decoded path.
-        path: PathPattern = r#""/*""#,
-        /// The methods it is for; others are answered 405. Empty: any.
-        methods: Vec<At<Method>> = "[]",
-        /// The upstream that answers.
-        upstream: String,
-        /// A fixed answer.
-        respond: Respond,
-        /// A redirect.
-        redirect: Redirect,
-        /// A prefix taken off the path before the app sees it, which gets it as `X-Forwarded-Prefix`. Every path of the
-        /// route must begin with it.
+    /// A request that finds no room is answered 503; a response that finds none is read from the worker as fast as the
+    /// client takes it.
+    Spool {
+        /// Size of all bodies together that are held in memory; past it they go to disk.
+        memory: Size = r#""64MiB""#,
+        /// Size of one body that is held in memory; the rest of it goes to disk. At most `memory`, and by default `memory`
+        /// where that is less.
+        memory_per_body: Size = r#""64KiB""#,
+        /// The directory of the files. It must exist and be writable: else the gateway does not start, and a reload changes
+        /// nothing. A directory in memory, as `/tmp` is on some systems, is no place for it.
+        dir: AbsoluteDir = r#""/var/tmp""#,
+        /// Size of all files together; `"0B"` writes none, and `memory_per_body` is then all that one body can have.
         ///
-        /// Example: `"/api"`
-        strip_prefix: StripPrefix,
-        /// Length of a request body, instead of `server.client.max_body`.
-        max_body: Size,
-        /// Times of this route, instead of its upstream's.
-        timeouts: Timeouts = "{}",
-        /// Fields changed on the way to the app.
-        request_headers: HeaderEdits = "{}",
-        /// Fields changed on the way to the client.
-        response_headers: HeaderEdits = "{}",
-    }
-    later ["priority", "rate_limit", "access", "security_headers", "cors"]
-}
-
-section! {
-    /// A fixed answer.
-    Respond {
-        /// Its status, 200 to 599.
-        status: Int<200, 599> = "200",
-        /// Its body.
-        body: String = r#""""#,
-        /// Its media type.
-        content_type: FieldValue = r#""text/plain; charset=utf-8""#,
-    }
-    later []
-}
-
-section! {
-    /// A redirect.
-    Redirect {
-        /// Where it leads. `{path}` is the path as the client sent it, `{query}` the query with its `?`, or nothing,
-        /// and `{host}` the host in lower case, without port; a request without a host is answered 400 then.
-        ///
-        /// Example: `"https://new.example.com{path}{query}"`
-        to: RedirectTemplate = required,
-        /// Its status. 307 and 308 keep the method.
-        status: RedirectStatus = "308",
-    }
-    later []
-}
-
-section! {
-    /// Times of one route. Both only with `upstream`.
-    Timeouts {
-        /// As `first_byte_timeout` of the upstream.
-        first_byte: Timeout,
-        /// As `read_timeout` of the upstream.
-        read: Timeout,
-    }
-    later []
-}
-
-section! {
-    /// Fields set and removed. Those that frame a message or belong to one connection (`Content-Length`,
-    /// `Transfer-Encoding`, `Connection` and the like) cannot be; nor can a request's `Host`.
-    HeaderEdits {
-        /// Fields and their values, which replace what is there.
-        ///
-        /// Example: `{ X-Env = "prod" }`
-        set: Table<FieldValue> = "{}",
-        /// Fields taken away.
-        ///
-        /// Example: `["X-Powered-By"]`
-        remove: Vec<At<FieldName>> = "[]",
+        /// Example: `"20GiB"`
+        disk: Size = r#""2GiB""#,
+        /// Size of one body on disk. At most `disk`, and by default `disk` where that is less. This, or
+        /// `memory_per_body`, must hold the `max_body` of every route that buffers its requests.
+        disk_per_body: Size = r#""1GiB""#,
     }
     later []
 }

@@ -1,4 +1,4 @@
-//! The manual of all keys, `docs/configuration.md`, out of the documentation and defaults in `raw.rs` and `preset.rs`.
+//! The manual of all keys, `docs/configuration.md`, out of the documentation and defaults in `raw.rs`, `raw/` and `preset.rs`.
 //!
 //! A test compares the file with this text; `PROPYLON_BLESS=1 cargo test` writes it anew.
 
@@ -40,8 +40,9 @@ changes nothing.
 /// The whole manual.
 #[must_use]
 pub fn markdown() -> String {
-    let mut out =
-        String::from("<!-- Generated from src/config/raw.rs; write it anew with PROPYLON_BLESS=1 cargo test. -->\n\n");
+    let mut out = String::from(
+        "<!-- Generated from src/config/raw.rs and raw/; write it anew with PROPYLON_BLESS=1 cargo test. -->\n\n",
+    );
     out.push_str(OPENING);
     let mut later = Vec::new();
     if let Some(root) = raw::Gateway::describe().inside {
@@ -161,7 +162,7 @@ fn write_later(out: &mut String, later: &[String]) {
     for path in later {
         let _ = write!(out, "\n- `{}`", in_file(path));
     }
-    out.push_str("\n- `upstreams.NAME.balance` with `\"p2c\"` or `\"hash:…\"`\n");
+    out.push('\n');
 }
 
 /// Every key path of the schema, with `[]` for items of lists and `.*` for names of the operator's own.

@@ -173,17 +173,13 @@ pub fn one_of(words: &[&str]) -> String {
     format!("one of {}", words.join(", "))
 }
 
-/// Reads one of `words`; those in `later`, or beginning with one of them that ends in `:`, are known but not supported
-/// yet.
-pub fn word<T: Copy>(node: Node<'_>, walk: &mut Walk<'_>, words: &[(&'static str, T)], later: &[&str]) -> Option<T> {
+/// Reads one of `words`.
+pub fn word<T: Copy>(node: Node<'_>, walk: &mut Walk<'_>, words: &[(&'static str, T)]) -> Option<T> {
     let names: Vec<&str> = words.iter().map(|(name, _)| *name).collect();
     let expected = one_of(&names);
     let (text, shown) = walk.text(node, &expected)?;
     let result = match words.iter().find(|(name, _)| *name == text) {
         Some((_, value)) => Ok(*value),
-        None if later.iter().any(|name| *name == text || (name.ends_with(':') && text.starts_with(name))) => {
-            Err(Reject::NotYet)
-        }
         None => Err(nearest(&text, names).map_or(Reject::Unlike, |near| Reject::Near(near.to_owned()))),
     };
     walk.accept(result, node.place, &expected, &shown)

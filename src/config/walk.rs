@@ -62,8 +62,6 @@ pub enum Reject {
     Because(String),
     /// It is likely a slip for this.
     Near(String),
-    /// It will mean something, but does not yet.
-    NotYet,
 }
 
 impl Reject {
@@ -79,7 +77,6 @@ impl Reject {
             Self::Unlike => format!("expected {expected}; found {found}"),
             Self::Because(reason) => format!("expected {expected}; found {found}: {reason}"),
             Self::Near(near) => format!("expected {expected}; found {found} (did you mean \"{near}\"?)"),
-            Self::NotYet => format!("`{found}` is not supported yet"),
         }
     }
 }
@@ -180,12 +177,6 @@ impl<'a> Walk<'a> {
     pub fn accept<T>(&mut self, result: Result<T, Reject>, place: &Place, expected: &str, shown: &str) -> Option<T> {
         match result {
             Ok(value) => Some(value),
-            Err(Reject::NotYet) => {
-                // Named with its key: "`balance = "p2c"` is not supported yet".
-                let key = place.path.rsplit('.').next().unwrap_or_default();
-                self.report.problem(place, Reject::NotYet.message(expected, &format!("{key} = {shown}")));
-                None
-            }
             Err(reject) => {
                 self.report.problem(place, reject.message(expected, shown));
                 None

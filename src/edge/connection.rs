@@ -1,17 +1,15 @@
-//! The life of one client connection: wait, read a head, hand the request to Pingora, take the connection back, again.
+//! The life of one client connection: wait, read a head, have the request served, take the connection back, again.
 //!
 //! Between requests the task holds a socket, a few words and no buffer; the large future of a request exists only while the
 //! request does (pingora.md measured 101 KB for an idle connection of the stock listener).
 
+use std::future::poll_fn;
 use std::io;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::BytesMut;
-use pingora_core::apps::HttpServerApp;
-use pingora_core::protocols::http::ServerSession;
 use pingora_http::RequestHeader;
 use pingora_proxy::HttpProxy;
 use tokio::sync::watch;
@@ -21,20 +19,19 @@ use crate::edge::alarm::{Alarm, deadline_in};
 use crate::edge::body::BodyReader;
 use crate::edge::exchange::{Accepted, ConnectionFacts, Exchange};
 use crate::edge::head::{Head, HeadLimits, HeadReader};
-use crate::edge::session::{GiveBack, Returned, Session};
-use crate::edge::transport::{Transport, poll_once};
+use crate::edge::session::{Returned, Session};
+use crate::edge::transport::Transport;
 use crate::observe::metrics::OpenConnection;
-use crate::proxy::Gateway;
+use crate::proxy::Hooks;
 use crate::proxy::rejection::{Reason, Rejection};
 use crate::state::{Conversation, Shared, Snapshot};
 
-/// First allocation for a head.
-const HEAD_READ: usize = 4 * 1024;
 /// For the first request of a connection that was accepted when the process was told to leave.
 const LEAVING_PATIENCE: Duration = Duration::from_secs(1);
-/// How much is read, and how long, of a client that is to see our answer before the connection closes.
-const LINGER_MAX: usize = 8 * 1024 * 1024;
-const LINGER_TIME: Duration = Duration::from_secs(5);
+/// How long a client is read from that is to see our answer before the connection closes: a browser looks for one only when it has
+/// sent all. And how long it may say nothing meanwhile.
+const LINGER_TIME: Duration = Duration::from_secs(30);
+const LINGER_SILENCE: Duration = Duration::from_secs(5);
 
 /// A client's connection and what was read of it but not yet used.
 #[derive(Debug)]
@@ -53,19 +50,27 @@ impl Connection {
 
     /// Reads more, until `deadline` at the latest: none then. Cancel safe.
     pub async fn read(&mut self, deadline: Instant) -> Option<io::Result<usize>> {
-        self.alarm.before(deadline, self.transport.read_into(&mut self.buf)).await
+        let Self { transport, buf, alarm } = self;
+        alarm.before(deadline, poll_fn(|cx| transport.poll_head(cx, buf))).await
     }
 }
 
 /// What every connection needs of the process.
 #[derive(Clone)]
 pub struct Engine {
-    pub proxy: Arc<HttpProxy<Gateway>>,
+    pub core: Arc<Core>,
     pub shared: Arc<Shared>,
     /// The configuration of the moment.
     pub current: Arc<ArcSwap<Snapshot>>,
     /// True once the process leaves: idle connections close.
     pub draining: watch::Receiver<bool>,
+}
+
+/// Pingora's engine, which exchanges a request for an answer.
+pub struct Core {
+    pub proxy: Arc<HttpProxy<Hooks>>,
+    /// It is asked for a word on shutting down, which is ours to have.
+    pub never_shut_down: watch::Receiver<bool>,
 }
 
 impl Engine {
@@ -92,7 +97,7 @@ pub async fn serve(
     mut open: OpenConnection,
     conversation: Conversation,
 ) {
-    let give_back = Arc::new(GiveBack::default());
+    let mut flight = Arc::default();
     let mut first = true;
     loop {
         if connection.buf.is_empty() && !wait_for_request(&mut connection, first, &mut engine).await {
@@ -107,10 +112,8 @@ pub async fn serve(
             Err(Ended::Quietly) => return,
             Err(Ended::With(rejection)) => Err(rejection),
         };
-        let session = open_session(connection, &facts, snapshot, started, head, &give_back);
-        // What Pingora returns is for its own sessions; ours gives the connection back itself.
-        let _ = engine.proxy.process_new_http(ServerSession::new_custom(session), &engine.draining).await;
-        match give_back.take() {
+        let session = open_session(connection, &facts, snapshot, started, head);
+        match crate::proxy::serve(&engine, session, &mut flight).await {
             Some(Returned::Reuse(returned)) => connection = returned,
             Some(Returned::Linger(returned)) => {
                 drop(conversation);
@@ -133,18 +136,6 @@ async fn wait_for_request(connection: &mut Connection, first: bool, engine: &mut
         let client = &snapshot.config.client;
         deadline_in(if first { client.header_timeout } else { client.keepalive_timeout })
     };
-    let Connection { transport, buf, alarm } = connection;
-    let arrived = async {
-        loop {
-            transport.readable().await?;
-            buf.reserve(HEAD_READ);
-            match poll_once(transport.read_into(buf)).await {
-                Poll::Ready(read) => return read,
-                // A new socket is called readable before anything has come.
-                Poll::Pending => *buf = BytesMut::new(),
-            }
-        }
-    };
     let leaving = async {
         let _ = engine.draining.wait_for(|draining| *draining).await;
         if first {
@@ -153,7 +144,7 @@ async fn wait_for_request(connection: &mut Connection, first: bool, engine: &mut
     };
     tokio::select! {
         biased;
-        read = alarm.before(deadline, arrived) => matches!(read, Some(Ok(1..))),
+        read = connection.read(deadline) => matches!(read, Some(Ok(1..))),
         () = leaving => false,
     }
 }
@@ -170,7 +161,6 @@ async fn read_head(connection: &mut Connection, snapshot: &Snapshot, started: In
                 Err(rejection) => return Err(Ended::With(rejection)),
             }
         }
-        connection.buf.reserve(HEAD_READ);
         match connection.read(started + client.header_timeout).await {
             Some(Ok(1..)) => {}
             Some(_) => return Err(Ended::Quietly),
@@ -186,9 +176,8 @@ fn open_session(
     snapshot: Arc<Snapshot>,
     started: Instant,
     head: Result<Head, Rejection>,
-    give_back: &Arc<GiveBack>,
 ) -> Box<Session> {
-    let (exchange, mut accepted) = match head {
+    let (exchange, accepted) = match head {
         Ok(head) => Exchange::accepted(facts.clone(), snapshot, started.into_std(), head),
         Err(rejection) => {
             let exchange = Exchange::refused(facts.clone(), snapshot, started.into_std(), rejection);
@@ -203,9 +192,7 @@ fn open_session(
             )
         }
     };
-    let exchange = Arc::new(exchange);
-    accepted.request.extensions_mut().insert(exchange.clone());
-    Box::new(Session::new(connection, give_back.clone(), exchange, accepted))
+    Box::new(Session::new(connection, Arc::new(exchange), accepted))
 }
 
 /// Stands where a request would, for a head that was none.
@@ -217,16 +204,11 @@ fn placeholder() -> RequestHeader {
 /// Says that nothing more comes and reads on for a while, so that the answer is not lost to a reset.
 async fn linger(mut connection: Box<Connection>) {
     connection.transport.finish_writing().await;
-    let mut discarded = 0;
-    let read = async {
-        while discarded < LINGER_MAX {
-            connection.buf.clear();
-            connection.buf.reserve(HEAD_READ);
-            match connection.transport.read_into(&mut connection.buf).await {
-                Ok(n @ 1..) => discarded += n,
-                _ => return,
-            }
+    let end = deadline_in(LINGER_TIME);
+    loop {
+        connection.buf.clear();
+        if !matches!(connection.read(end.min(deadline_in(LINGER_SILENCE))).await, Some(Ok(1..))) {
+            return;
         }
-    };
-    let _ = tokio::time::timeout(LINGER_TIME, read).await;
+    }
 }

@@ -71,6 +71,8 @@ pub struct Control {
     first_byte_ms: AtomicU64,
     read_ms: AtomicU64,
     finish_without_client: AtomicBool,
+    outlive_timeout: AtomicBool,
+    spool_response: AtomicBool,
     close: AtomicBool,
 }
 
@@ -81,6 +83,8 @@ impl Control {
             first_byte_ms: AtomicU64::new(u64::MAX),
             read_ms: AtomicU64::new(u64::MAX),
             finish_without_client: AtomicBool::new(false),
+            outlive_timeout: AtomicBool::new(false),
+            spool_response: AtomicBool::new(false),
             close: AtomicBool::new(false),
         }
     }
@@ -115,6 +119,26 @@ impl Control {
     #[must_use]
     pub fn finishes_without_client(&self) -> bool {
         self.finish_without_client.load(Relaxed)
+    }
+
+    /// The exchange goes on when the app's time is up and the client was answered: the app is still at it, and its slot taken.
+    pub fn outlive_timeout(&self) {
+        self.outlive_timeout.store(true, Relaxed);
+    }
+
+    #[must_use]
+    pub fn outlives_timeout(&self) -> bool {
+        self.outlive_timeout.load(Relaxed)
+    }
+
+    /// Whether the response is taken off the app as fast as it comes, or no faster than the client takes it.
+    pub fn spool_response(&self, spool: bool) {
+        self.spool_response.store(spool, Relaxed);
+    }
+
+    #[must_use]
+    pub fn spools_response(&self) -> bool {
+        self.spool_response.load(Relaxed)
     }
 
     /// The connection is closed after this answer.
@@ -178,7 +202,13 @@ impl Outcome {
         self.sent_bytes.fetch_add(bytes as u64, Relaxed);
     }
 
-    /// Whether body bytes were handed on, so that the request cannot be sent again.
+    /// Bytes that were counted and not taken after all.
+    pub(super) fn uncount_sent(&self, bytes: u64) {
+        // Chunk framing is among them: never below nothing.
+        let _ = self.sent_bytes.fetch_update(Relaxed, Relaxed, |sent| Some(sent.saturating_sub(bytes)));
+    }
+
+    /// Whether body bytes were taken from the client.
     #[must_use]
     pub fn body_touched(&self) -> bool {
         self.body_touched.load(Relaxed)

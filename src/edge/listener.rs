@@ -25,6 +25,9 @@ use crate::state::connections::Place;
 
 /// The kernel cuts it to net.core.somaxconn.
 const BACKLOG: i32 = 65_535;
+/// What the kernel takes of a response beyond what it has sent, in bytes. Left to itself it takes megabytes: whether a client
+/// reads would not show for minutes, and they would be on nobody's budget.
+const UNSENT_MAX: u32 = 128 * 1024;
 /// After an accept that failed for want of something (file descriptors above all).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Clients in the backlog that are still accepted when the listener closes.
@@ -89,6 +92,8 @@ fn bind_tcp(address: SocketAddr) -> io::Result<Bound> {
         socket.set_only_v6(true)?;
     }
     socket.set_nonblocking(true)?;
+    // What is accepted inherits it.
+    socket.set_tcp_notsent_lowat(UNSENT_MAX)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     let listener = TcpListener::from_std(socket.into())?;

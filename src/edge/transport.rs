@@ -2,16 +2,24 @@
 //!
 //! An idle stream is waited on by readiness alone, so a parked connection holds no buffer.
 
+use std::cell::RefCell;
 use std::future::Future;
 use std::io::{self, IoSlice};
 use std::pin::{Pin, pin};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
-use tokio::time::Instant;
+
+/// What is read at once of a head.
+const SCRATCH_SIZE: usize = 16 * 1024;
+
+thread_local! {
+    /// Where heads are read to before it is known how long they are.
+    static SCRATCH: RefCell<Option<Box<[u8; SCRATCH_SIZE]>>> = const { RefCell::new(None) };
+}
 
 /// A connected client.
 #[derive(Debug)]
@@ -21,15 +29,45 @@ pub enum Transport {
 }
 
 impl Transport {
-    /// Waits until there is something to read, or the peer closed.
+    /// Appends what has come to `buf`, at most `at_once` bytes; 0 at the end of the stream. Room is made only when there is
+    /// something to read: a client that just waits holds no buffer.
     ///
     /// # Errors
     /// What the socket reports.
-    pub async fn readable(&self) -> io::Result<()> {
+    pub fn poll_arrived(
+        &mut self,
+        cx: &mut Context<'_>,
+        buf: &mut BytesMut,
+        at_once: usize,
+    ) -> Poll<io::Result<usize>> {
         match self {
-            Self::Tcp(stream) => stream.readable().await,
-            Self::Unix(stream) => stream.readable().await,
+            Self::Tcp(stream) => ready!(stream.poll_read_ready(cx))?,
+            Self::Unix(stream) => ready!(stream.poll_read_ready(cx))?,
         }
+        buf.reserve(at_once);
+        pin!(self.read_buf(buf)).poll(cx)
+    }
+
+    /// Appends what has come to `buf`, which grows by no more than that; 0 at the end of the stream. For bytes that may stay as long
+    /// as a request does, and of which nobody knows how many will come.
+    ///
+    /// # Errors
+    /// What the socket reports.
+    pub fn poll_head(&mut self, cx: &mut Context<'_>, buf: &mut BytesMut) -> Poll<io::Result<usize>> {
+        SCRATCH.with_borrow_mut(|scratch| {
+            let mut read = ReadBuf::new(scratch.get_or_insert_with(|| Box::new([0; SCRATCH_SIZE])).as_mut_slice());
+            ready!(Pin::new(self).poll_read(cx, &mut read))?;
+            buf.extend_from_slice(read.filled());
+            Poll::Ready(Ok(read.filled().len()))
+        })
+    }
+
+    /// Writes what the socket takes of `first` and then of `second`.
+    ///
+    /// # Errors
+    /// What the socket reports.
+    pub fn poll_write_both(&mut self, cx: &mut Context<'_>, first: &[u8], second: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(self).poll_write_vectored(cx, &[IoSlice::new(first), IoSlice::new(second)])
     }
 
     /// Appends what is there to `buf`; 0 at the end of the stream. Cancel safe.
@@ -38,45 +76,6 @@ impl Transport {
     /// What the socket reports.
     pub async fn read_into(&mut self, buf: &mut BytesMut) -> io::Result<usize> {
         self.read_buf(buf).await
-    }
-
-    /// Writes all of `first` and then of `second`, in one system call where the socket takes it. `progress` is told of each
-    /// accepted count; it may refuse to wait on by returning an error. Not cancel safe.
-    ///
-    /// # Errors
-    /// What the socket reports; `TimedOut` when `patience` ran out with nothing accepted.
-    pub async fn write_both(
-        &mut self,
-        mut first: &[u8],
-        mut second: &[u8],
-        patience: &mut impl Patience,
-    ) -> io::Result<()> {
-        while !first.is_empty() || !second.is_empty() {
-            let written = match poll_once(self.write_some(first, second)).await {
-                Poll::Ready(result) => result?,
-                Poll::Pending => {
-                    let from = Instant::now();
-                    let result = tokio::time::timeout(patience.wait(), self.write_some(first, second)).await;
-                    patience.waited(from.elapsed());
-                    result.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??
-                }
-            };
-            if written == 0 {
-                return Err(io::ErrorKind::WriteZero.into());
-            }
-            patience.progress(written);
-            let from_first = written.min(first.len());
-            first = first.get(from_first..).unwrap_or_default();
-            second = second.get(written - from_first..).unwrap_or_default();
-        }
-        Ok(())
-    }
-
-    fn write_some(&mut self, first: &[u8], second: &[u8]) -> impl Future<Output = io::Result<usize>> {
-        std::future::poll_fn(move |cx| {
-            let parts = [IoSlice::new(first), IoSlice::new(second)];
-            Pin::new(&mut *self).poll_write_vectored(cx, &parts)
-        })
     }
 
     /// Says that nothing more will be written, so that the client sees the end while its own bytes are still read.
@@ -92,16 +91,6 @@ impl Transport {
             Self::Unix(stream) => socket2::SockRef::from(stream).set_linger(linger),
         };
     }
-}
-
-/// How long a writer waits for a reader that takes nothing.
-pub trait Patience {
-    /// The longest wait from now.
-    fn wait(&self) -> Duration;
-    /// A wait of this length is over.
-    fn waited(&mut self, time: Duration);
-    /// That many bytes were taken.
-    fn progress(&mut self, bytes: usize);
 }
 
 /// Polls once, without ever waiting.

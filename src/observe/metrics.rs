@@ -13,6 +13,7 @@ mod page;
 mod process;
 mod route;
 mod shards;
+mod spool;
 pub mod table;
 mod upstream;
 
@@ -20,10 +21,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-pub use endpoint::{EndpointInFlight, EndpointMetrics};
-pub use label::{CheckResult, FieldDrop, Method, Refusal, Reload, Retry, StatusClass, UpstreamError};
+pub use endpoint::{EndpointInFlight, EndpointMetrics, EndpointOverdue};
+pub use label::{CheckResult, FieldDrop, Method, QueueDrop, Refusal, Reload, Retry, StatusClass, UpstreamError};
 pub use listener::{ListenerMetrics, OpenConnection};
 pub use route::{RequestInFlight, RouteMetrics};
+pub use spool::SpoolReading;
 pub use upstream::UpstreamMetrics;
 
 use live::Live;
@@ -152,17 +154,19 @@ impl Metrics {
         self.config_read_millis.store(u64::try_from(millis).unwrap_or(u64::MAX), Relaxed);
     }
 
-    /// The page of `/metrics`: Prometheus text format 0.0.4, of the type [`CONTENT_TYPE`].
+    /// The page of `/metrics`: Prometheus text format 0.0.4, of the type [`CONTENT_TYPE`]. `spool` is what the bodies hold now, which
+    /// this module cannot ask for itself.
     ///
     /// Takes some milliseconds where there are a thousand endpoints, and reads a few files of `/proc`: not for a thread that
     /// serves requests when there are many.
     #[must_use]
-    pub fn render(&self) -> String {
+    pub fn render(&self, spool: &SpoolReading) -> String {
         let mut page = Page::default();
         route::write(&self.routes.all(), &mut page);
         self.write_refusals(&mut page);
         endpoint::write(&self.endpoints.all(), &mut page);
         upstream::write(&self.upstreams.all(), &mut page);
+        spool::write(spool, &mut page);
         listener::write(&self.listeners.all(), &mut page);
         self.write_config(&mut page);
         page.single(&table::ACCESS_LOG_DROPPED, float(self.access_log_dropped.get()));

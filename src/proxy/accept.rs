@@ -1,11 +1,11 @@
 //! Whether a request is served at all, and what is done with it: host, target, route and limits, in this order.
 
-use std::sync::Arc;
+use std::net::IpAddr;
 
 use http::{HeaderValue, Method, header};
 use pingora_http::RequestHeader;
 
-use crate::config::model::{Action, HeadLimits, RedirectPiece, RedirectTemplate, Route};
+use crate::config::model::{Action, Balance, HashKey, HeadLimits, RedirectPiece, RedirectTemplate, Route};
 use crate::edge::exchange::Exchange;
 use crate::proxy::context::Active;
 use crate::proxy::forward;
@@ -14,11 +14,12 @@ use crate::proxy::respond::Answer;
 use crate::route::host::Host;
 use crate::route::table::Found;
 use crate::route::target::{check_query, decode_path, split_query};
-use crate::upstream::Upstream;
+use crate::upstream::{Wanted, key_number};
 
 /// What happens next.
 pub enum Next {
-    Proxy(Arc<Upstream>),
+    /// To the upstream that is now in the request's state.
+    Proxy,
     Answer(Box<Answer>),
 }
 
@@ -71,8 +72,15 @@ pub fn accept(request: &mut RequestHeader, active: &mut Active) -> Result<Next, 
             };
             check_head(&exchange, upstream.config.head_limits, route)?;
             let (origin_host, port) = (exchange.host.as_ref(), host.as_ref().and_then(|host| host.port));
+            let hash = match &upstream.config.balance {
+                Balance::Hash(key) => hash_of(key, name, &decoded, request, active),
+                _ => None,
+            };
             forward::prepare(request, active, route, &upstream, origin_host.map(|value| (value, port)))?;
-            Ok(Next::Proxy(upstream))
+            upstream.budget.deposit(upstream.config.retry.budget);
+            active.wanted = Some(Wanted::new(route.priority, hash).with_patience(route.queue_timeout));
+            active.upstream = Some(upstream);
+            Ok(Next::Proxy)
         }
     }
 }
@@ -114,6 +122,28 @@ fn check_head(exchange: &Exchange, limits: Option<HeadLimits>, route: &Route) ->
         return Err(Rejection::new(Reason::HeadTooLarge, detail));
     }
     Ok(())
+}
+
+/// What the endpoint is chosen by: a number for the value of the key, the same in every process. None where the request has no
+/// such value.
+fn hash_of(key: &HashKey, host: Option<&str>, path: &[u8], request: &RequestHeader, active: &Active) -> Option<u64> {
+    match key {
+        HashKey::ClientIp => active.client.map(|ip| match ip.to_canonical() {
+            IpAddr::V4(ip) => key_number(&ip.octets()),
+            IpAddr::V6(ip) => key_number(&ip.octets()),
+        }),
+        HashKey::Host => host.map(|host| key_number(host.as_bytes())),
+        HashKey::Path => Some(key_number(path)),
+        HashKey::Header(name) => request.headers.get(name).map(|value| key_number(value.as_bytes())),
+        HashKey::Cookie(name) => cookie(request, name).map(key_number),
+    }
+}
+
+/// The value of the first cookie of this name (RFC 6265 section 4.2).
+fn cookie<'a>(request: &'a RequestHeader, name: &str) -> Option<&'a [u8]> {
+    let mut pairs =
+        request.headers.get_all(header::COOKIE).iter().flat_map(|value| value.as_bytes().split(|b| *b == b';'));
+    pairs.find_map(|pair| pair.trim_ascii().strip_prefix(name.as_bytes())?.strip_prefix(b"="))
 }
 
 fn location(

@@ -1,125 +1,242 @@
 //! One try at an endpoint, and whether there is another (RFC 9110 section 9.2.2).
 //!
-//! A connection that could not be made cost the app nothing: any method is tried elsewhere at once. An exchange that failed
-//! before a byte of the response is tried once more only if its method is safe to repeat and no body was sent. Nothing else
-//! is: Pingora's own default would send a POST again on a reused connection.
+//! A connection that could not be made cost the app nothing: any method is tried elsewhere at once, and then waits in the queue
+//! for an endpoint to come back. An exchange that failed before a byte of the response is tried once more only if its method is
+//! safe to repeat. Nothing else is: Pingora's own default would send a POST again on a reused connection.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
 use http::Method;
 use pingora_core::upstreams::peer::HttpPeer;
-use pingora_error::{Error, ErrorSource, ErrorType, Result};
-use pingora_proxy::Session;
+use pingora_error::{Error, ErrorSource, ErrorType};
 
-use crate::observe::metrics::{Retry, UpstreamError};
-use crate::proxy::context::{Active, Attempt, Context};
+use crate::edge::session::Session;
+use crate::observe::metrics::{EndpointOverdue, Retry, UpstreamError};
+use crate::proxy::context::{Active, Attempt};
 use crate::proxy::rejection::{Reason, Rejection};
-use crate::upstream::peer::{connect_failure, forbid_reuse, is_reusable};
+use crate::upstream::connector::hand_over;
+use crate::upstream::endpoint::{Endpoint, Lease};
+use crate::upstream::socket::{self, Failure};
+use crate::upstream::{Refused, Wanted};
 
-/// Chooses an endpoint and counts the request on it.
+/// Waits for a slot and a connection on it. The client is watched meanwhile: whoever leaves gives up the place at once.
 ///
 /// # Errors
-/// There is none to choose from.
-pub fn choose(active: &mut Active) -> Result<Box<HttpPeer>> {
-    active.lease = None;
-    let Some(upstream) = active.upstream.clone() else {
-        return Error::e_explain(ErrorType::InternalError, "no upstream was chosen");
-    };
-    if active.tried.is_empty() {
-        upstream.budget.deposit(upstream.config.retry.budget);
-    }
-    let Some((lease, mut peer)) = upstream.acquire(&active.tried, &active.unreachable) else {
-        active.rejection.get_or_insert(Reason::NoEndpoint.into());
-        return Error::e_explain(ErrorType::ConnectNoRoute, "no endpoint");
-    };
-    if !is_reusable(&lease.endpoint().address, &upstream.config) {
-        forbid_reuse(&mut peer);
-    }
-    if active.exchange.has_body {
-        bound_stalled_body(&mut peer, active);
-    }
-    active.tried.push(lease.endpoint().clone());
-    active.lease = Some(lease);
-    active.rejection = None;
-    active.attempt = Attempt { started: Some(Instant::now()), ..Attempt::default() };
-    Ok(Box::new(peer))
-}
-
-/// Bounds an app that neither reads the body nor answers. The session looks after the app's time only once it has handed the
-/// body on, and the app is not late while a client pauses within its body.
-fn bound_stalled_body(peer: &mut HttpPeer, active: &Active) {
-    let control = &active.exchange.control;
-    let (first_byte, read) = (control.upstream_patience(false), control.upstream_patience(true));
-    peer.options.write_timeout = Some(first_byte);
-    peer.options.read_timeout = Some(first_byte.max(read) + active.exchange.client().body_idle_timeout);
-}
-
-/// The attempt has its connection.
-pub fn connected(active: &mut Active, reused: bool) {
-    let now = Instant::now();
-    let attempt = &mut active.attempt;
-    attempt.connected = Some(now);
-    attempt.reused = Some(reused);
-    if let Some(lease) = &active.lease {
-        lease.endpoint().metrics.record_connection(reused);
-    }
-    if !reused && let (Some(started), Some(upstream)) = (attempt.started, &active.upstream) {
-        let time = now - started;
-        attempt.connect_time = Some(time);
-        upstream.metrics.record_connect(time);
-    }
-}
-
-/// No connection: another endpoint at once, if there is one and the count allows it.
-pub fn after_failed_connect(ctx: &mut Context, mut error: Box<Error>) -> Box<Error> {
-    error.set_retry(false);
-    let Ok(active) = ctx.active() else { return error };
-    let (Some(upstream), Some(lease)) = (&active.upstream, active.lease.take()) else { return error };
-    let endpoint = lease.endpoint();
-    endpoint.metrics.record_error(connect_failure(&error));
-    tracing::debug!(upstream = %upstream.config.name, endpoint = endpoint.label, %error, "connect failed");
-    active.rejection =
-        Some(Rejection::new(Reason::UpstreamUnreachable, format!("{}: {}", endpoint.label, root_cause(&error))));
-    active.unreachable.push(endpoint.clone());
-    let is_left = |endpoint| !active.unreachable.iter().any(|e| Arc::ptr_eq(e, endpoint));
-    let any_left = upstream.targets().list.iter().any(|target| is_left(&target.endpoint));
-    if any_left && active.connect_retries < upstream.config.retry.connect {
-        active.connect_retries += 1;
-        upstream.metrics.record_retry(Retry::Connect);
-        error.set_retry(true);
-    }
-    error
-}
-
-/// The exchange broke: once more, if that cannot do anything twice.
-pub fn after_failed_exchange(session: &mut Session, ctx: &mut Context, mut error: Box<Error>) -> Box<Error> {
-    error.set_retry(false);
-    let Ok(active) = ctx.active() else { return error };
-    let (Some(upstream), Some(lease)) = (active.upstream.clone(), active.lease.take()) else { return error };
-    let outcome = &active.exchange.outcome;
-    let kind = exchange_failure(&error, outcome.fault());
-    if let Some(kind) = kind {
-        lease.endpoint().metrics.record_error(kind);
-        let rejection = Rejection::new(reason_for(kind), format!("{}: {}", lease.endpoint().label, root_cause(&error)));
-        active.rejection.get_or_insert(rejection);
-    }
-    let broke_early = matches!(kind, Some(UpstreamError::Reset | UpstreamError::ClosedEarly))
-        && !active.attempt.begun
-        && !is_within_head(&error)
-        && session.response_written().is_none();
-    let repeatable = is_safe(&session.req_header().method) && !active.exchange.has_body && !outcome.client_gone();
-    if broke_early && repeatable && active.idempotent_retries < upstream.config.retry.idempotent {
-        if upstream.budget.withdraw() {
-            active.idempotent_retries += 1;
-            active.rejection = None;
-            upstream.metrics.record_retry(Retry::Idempotent);
-            error.set_retry(true);
-        } else {
-            upstream.metrics.record_retry_budget_exhausted();
+/// There is none in time, or the client left.
+pub async fn begin(session: &mut Session, active: &mut Active) -> Result<(), Rejection> {
+    session.rewind();
+    let stored = session.stored();
+    let shared = active.exchange.snapshot.shared.clone();
+    loop {
+        active.connection = None;
+        active.lease = None;
+        tokio::select! {
+            biased;
+            taken = slot(active) => taken?,
+            () = session.departure() => return Err(Reason::ClientClosed.into()),
+            () = shared.waiting_refused() => return Err(Reason::Shutdown.into()),
+        }
+        let connected = tokio::select! {
+            biased;
+            connected = connect(active, stored) => connected,
+            () = session.departure() => return Err(Reason::ClientClosed.into()),
+        };
+        if connected {
+            if let Some(stream) = active.connection.as_mut().filter(|_| stored.is_some()) {
+                session.hand_on_to(stream.watch_owed());
+            }
+            return Ok(());
         }
     }
-    error
+}
+
+/// Takes a slot, in turn.
+async fn slot(active: &mut Active) -> Result<(), Rejection> {
+    let (Some(upstream), Some(wanted)) = (&active.upstream, &mut active.wanted) else {
+        return Err(Rejection::new(Reason::Internal, "no upstream was chosen"));
+    };
+    match upstream.acquire(wanted).await {
+        Ok(lease) => {
+            active.lease = Some(lease);
+            Ok(())
+        }
+        Err(refused) => Err(refusal(refused, active)),
+    }
+}
+
+fn refusal(refused: Refused, active: &mut Active) -> Rejection {
+    match (refused, active.unreachable.take()) {
+        (Refused::NoEndpoint, _) => Reason::NoEndpoint.into(),
+        // The app is not there; or it was not, and nobody may wait.
+        (Refused::Full | Refused::Late { unreachable: true }, Some(why)) => {
+            Rejection::new(Reason::UpstreamUnreachable, why)
+        }
+        (Refused::Late { unreachable: true }, None) => {
+            Rejection::new(Reason::UpstreamUnreachable, "no endpoint could be connected to")
+        }
+        (Refused::Late { unreachable: false }, _) => {
+            let waited = active.wanted.as_ref().map(Wanted::queued).unwrap_or_default();
+            Rejection::new(Reason::QueueTimeout, format!("no endpoint was free for {waited:.1?}"))
+        }
+        (Refused::Full, None) => Reason::QueueFull.into(),
+    }
+}
+
+/// Takes an idle connection to the endpoint, or makes one; whether there is one.
+async fn connect(active: &mut Active, stored: Option<u64>) -> bool {
+    let (Some(upstream), Some(lease)) = (&active.upstream, &active.lease) else { return false };
+    let endpoint = lease.endpoint().clone();
+    let started = Instant::now();
+    let mut attempt = Attempt::default();
+    let connected = if let Some(stream) = endpoint.pool.take() {
+        Ok(stream)
+    } else {
+        endpoint.pool.make_room(endpoint.in_flight());
+        // Boxed, so that who waits in the queue makes no room for it.
+        let connected = Box::pin(socket::connect_within(&endpoint.address, upstream.config.connect_timeout)).await;
+        attempt.connect_time = Some(started.elapsed());
+        connected.map(|socket| endpoint.pool.wrap(socket))
+    };
+    active.endpoint = Some(endpoint.clone());
+    let is_connected = connected.is_ok();
+    match connected {
+        Ok(mut stream) => {
+            let reused = stream.is_reused();
+            attempt.connected = Some(Instant::now());
+            attempt.reused = Some(reused);
+            endpoint.metrics.record_connection(reused);
+            if let Some(time) = attempt.connect_time {
+                upstream.metrics.record_connect(time);
+                endpoint.record_connected();
+            }
+            if let Some(length) = stored {
+                stream.expect_body(length);
+                stream.give_up_after(active.exchange.control.upstream_patience(false));
+            }
+            stream.occupy(lease.clone(), active.exchange.control.upstream_patience(true));
+            active.connection = Some(stream);
+        }
+        Err(error) => after_failed_connect(active, &endpoint, &error),
+    }
+    active.attempt = attempt;
+    is_connected
+}
+
+/// No connection: another endpoint at once, if there is one and the count allows it; else the request waits for one to come back.
+fn after_failed_connect(active: &mut Active, endpoint: &Arc<Endpoint>, error: &io::Error) {
+    let (Some(upstream), Some(wanted)) = (&active.upstream, &mut active.wanted) else { return };
+    active.unreachable = Some(format!("{}: {error}", endpoint.label));
+    let failure = socket::connect_failure(error);
+    endpoint.metrics.record_error(match failure {
+        Failure::Refused | Failure::NoSocketFile => UpstreamError::ConnectRefused,
+        Failure::Timeout => UpstreamError::ConnectTimeout,
+        Failure::BacklogFull | Failure::Permission | Failure::Shortage | Failure::Other => UpstreamError::ConnectOther,
+    });
+    if failure == Failure::Shortage {
+        // It says nothing about the endpoint that we are out of file descriptors.
+        tracing::error!(upstream = %upstream.config.name, endpoint = endpoint.label, %error, "no connection to the app can be made");
+        return wanted.rest();
+    }
+    upstream.record_connect_failure(endpoint, error);
+    wanted.record_tried(endpoint);
+    // Where there is no other, the queue holds the request until its endpoint is to be asked again.
+    if !upstream.has_other(wanted.tried()) {
+        return;
+    }
+    if active.connect_retries < upstream.config.retry.connect {
+        active.connect_retries += 1;
+        upstream.metrics.record_retry(Retry::Connect);
+    } else {
+        wanted.rest();
+    }
+}
+
+/// What the engine is to send the request by.
+pub fn peer(active: &mut Active) -> Option<Box<HttpPeer>> {
+    let stream = active.connection.take()?;
+    let control = &active.exchange.control;
+    let (first_byte, read) = (control.upstream_patience(false), control.upstream_patience(true));
+    // The session looks after the app's time once it has handed the body on, and the stream until then. Where the body comes from the
+    // client meanwhile, an app that neither reads nor answers is bounded here, and it is not late while the client pauses.
+    let is_streamed = active.exchange.has_body && !active.buffers_request;
+    let silent = is_streamed.then(|| first_byte.max(read) + active.exchange.client().body_idle_timeout);
+    let stalled = (is_streamed || !active.exchange.has_body).then_some(first_byte);
+    Some(hand_over(stream, stalled, silent))
+}
+
+/// The exchange broke: once more, if that cannot do anything twice. `begun`: the client has seen some of the answer.
+pub fn failed(active: &mut Active, error: &Error, begun: bool) {
+    let (Some(upstream), Some(lease)) = (active.upstream.clone(), &active.lease) else { return };
+    let outcome = &active.exchange.outcome;
+    let Some(kind) = exchange_failure(error, outcome.fault()) else { return };
+    let endpoint = lease.endpoint();
+    endpoint.metrics.record_error(kind);
+    let rejection = Rejection::new(reason_for(kind), format!("{}: {}", endpoint.label, root_cause(error)));
+    active.rejection.get_or_insert(rejection);
+    let is_late = kind == UpstreamError::Timeout;
+    let broke = matches!(kind, UpstreamError::Reset | UpstreamError::ClosedEarly) && !is_within_head(error);
+    if active.attempt.begun || begun {
+        return;
+    }
+    // That an idle connection was closed under a request is nobody's fault.
+    if is_late || (broke && active.attempt.reused != Some(true)) {
+        upstream.record_failure(endpoint);
+    }
+    if let Some(wanted) = &mut active.wanted {
+        wanted.record_tried(endpoint);
+    }
+    let is_whole = !active.exchange.has_body || active.buffers_request;
+    let repeatable = is_safe(&active.exchange.method) && is_whole && !outcome.client_gone();
+    if !broke || !repeatable || active.idempotent_retries >= upstream.config.retry.idempotent {
+        return;
+    }
+    if upstream.budget.withdraw() {
+        active.idempotent_retries += 1;
+        active.repeat = true;
+        active.rejection = None;
+        upstream.metrics.record_retry(Retry::Idempotent);
+    } else {
+        upstream.metrics.record_retry_budget_exhausted();
+    }
+}
+
+/// The app's time is up, and it goes on: its slot stays taken for as long as what is returned.
+pub fn outlived(active: &mut Active) -> Option<(Lease, EndpointOverdue)> {
+    let (upstream, lease) = (active.upstream.as_ref()?, active.lease.take()?);
+    let endpoint = lease.endpoint();
+    endpoint.metrics.record_error(UpstreamError::Timeout);
+    let detail = format!("{}: no answer in time, its slot stays taken until it ends", endpoint.label);
+    active.rejection = Some(Rejection::new(Reason::UpstreamTimeout, detail));
+    if !active.attempt.begun {
+        upstream.record_failure(endpoint);
+    }
+    let overdue = endpoint.metrics.enter_overdue();
+    Some((lease, overdue))
+}
+
+/// Whether the exchange is to be tried once more.
+pub fn is_repeated(active: &mut Active) -> bool {
+    std::mem::take(&mut active.repeat) && !active.exchange.outcome.client_gone()
+}
+
+/// Notes why there is no answer from the app: what the session saw comes first, then what the attempts did.
+pub fn explain(active: &mut Active, error: &Error) {
+    let outcome = &active.exchange.outcome;
+    let rejection = match (outcome.fault(), error.esource(), error.etype()) {
+        _ if active.repeat => return,
+        _ if outcome.client_gone() => {
+            outcome.fault().filter(|fault| fault.is_of_the_transfer()).unwrap_or(Reason::ClientClosed).into()
+        }
+        _ if active.rejection.is_some() => return,
+        (Some(reason), ..) => Rejection::new(reason, error.etype().as_str().to_owned()),
+        (None, ErrorSource::Downstream, ErrorType::WriteError | ErrorType::ConnectionClosed) => {
+            Reason::ClientClosed.into()
+        }
+        _ => Rejection::new(Reason::Internal, error.to_string()),
+    };
+    active.rejection = Some(rejection);
 }
 
 /// Whether the connection ended within the head of a response. Pingora says it in words only (pingora-core 0.9.1

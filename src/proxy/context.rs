@@ -5,8 +5,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::HeaderValue;
-use pingora_error::{Error, ErrorType, Result};
-use pingora_http::RequestHeader;
 
 use crate::edge::exchange::Exchange;
 use crate::header::client_address::{Claims, Origin, resolve};
@@ -15,12 +13,9 @@ use crate::header::request_id;
 use crate::observe::metrics::{FieldDrop, RequestInFlight};
 use crate::proxy::finish;
 use crate::proxy::rejection::Rejection;
-use crate::upstream::Upstream;
 use crate::upstream::endpoint::{Endpoint, Lease};
-
-/// Pingora makes it before it can be filled; see [`Context::begin`].
-#[derive(Debug, Default)]
-pub struct Context(Option<Box<Active>>);
+use crate::upstream::stream::UpstreamStream;
+use crate::upstream::{Upstream, Wanted};
 
 /// A request that has begun.
 #[derive(Debug)]
@@ -29,22 +24,30 @@ pub struct Active {
     pub request_id: HeaderValue,
     /// The client after `trusted_proxies` was applied; none for a Unix-socket peer that said nothing.
     pub client: Option<IpAddr>,
-    /// Whether the client speaks https, to us or to a trusted proxy.
-    pub https: bool,
     /// Index into the snapshot's routes.
     pub route: Option<usize>,
     /// The request in its route's metrics.
     pub counted: Option<RequestInFlight>,
     pub upstream: Option<Arc<Upstream>>,
+    /// Whether the body is received whole before an endpoint is asked for.
+    pub buffers_request: bool,
+    /// What this request asks of the queue.
+    pub wanted: Option<Wanted>,
     /// The slot this request holds; replaced, never added to, on another try.
     pub lease: Option<Lease>,
-    /// Endpoints this request was sent to, the last one last.
-    pub tried: Vec<Arc<Endpoint>>,
-    /// Those among them that no connection could be made to.
-    pub unreachable: Vec<Arc<Endpoint>>,
+    /// The connection for the next exchange.
+    pub connection: Option<UpstreamStream>,
+    /// The endpoint of the last attempt.
+    pub endpoint: Option<Arc<Endpoint>>,
+    /// Why the last connection could not be made.
+    pub unreachable: Option<String>,
+    /// How long the body took to arrive, where it was waited for.
+    pub receive_time: Option<Duration>,
     pub attempt: Attempt,
     pub connect_retries: u32,
     pub idempotent_retries: u32,
+    /// The exchange broke, and is to be tried once more.
+    pub repeat: bool,
     /// Why we answer, or would have if the client had waited.
     pub rejection: Option<Rejection>,
     /// It was logged and counted.
@@ -63,7 +66,6 @@ impl Drop for Active {
 /// What is known of the last attempt.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Attempt {
-    pub started: Option<Instant>,
     pub connected: Option<Instant>,
     pub connect_time: Option<Duration>,
     pub first_byte_time: Option<Duration>,
@@ -73,52 +75,39 @@ pub struct Attempt {
     pub status: Option<u16>,
 }
 
-impl Context {
+impl Active {
     /// Takes over what the connection knows of the request.
-    ///
-    /// # Errors
-    /// There is nothing: the session is none of ours.
-    pub fn begin(&mut self, request: &mut RequestHeader) -> Result<()> {
-        // Taken whole: the extensions would be cloned with the request for each attempt.
-        let exchange = std::mem::take(request.extensions_mut()).remove::<Arc<Exchange>>().ok_or_else(lost)?;
+    #[must_use]
+    pub fn begin(exchange: Arc<Exchange>) -> Self {
         let origin = origin(&exchange);
         let ids = claims(&exchange, FieldKind::RequestId);
-        let (client, https) = (origin.client, origin.https);
+        let client = origin.client;
         let request_id = request_id::decide(ids, origin.peer_trusted);
         let metrics = &exchange.snapshot.shared.metrics;
         (0..exchange.dropped.name).for_each(|_| metrics.record_field_dropped(FieldDrop::Name));
         (0..exchange.dropped.spoofable).for_each(|_| metrics.record_field_dropped(FieldDrop::Spoofable));
-        self.0 = Some(Box::new(Active {
+        Self {
             exchange,
             request_id,
             client,
-            https,
             route: None,
             counted: None,
             upstream: None,
+            buffers_request: true,
+            wanted: None,
             lease: None,
-            tried: Vec::new(),
-            unreachable: Vec::new(),
+            connection: None,
+            endpoint: None,
+            unreachable: None,
+            receive_time: None,
             attempt: Attempt::default(),
             connect_retries: 0,
             idempotent_retries: 0,
+            repeat: false,
             rejection: None,
             finished: false,
-        }));
-        Ok(())
+        }
     }
-
-    /// The request.
-    ///
-    /// # Errors
-    /// [`Context::begin`] failed; Pingora ends the request then.
-    pub fn active(&mut self) -> Result<&mut Active> {
-        self.0.as_deref_mut().ok_or_else(lost)
-    }
-}
-
-fn lost() -> Box<Error> {
-    Error::explain(ErrorType::InternalError, "request without an exchange")
 }
 
 /// Where the request comes from, as far as its peer is believed.

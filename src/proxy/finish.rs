@@ -10,18 +10,20 @@ use crate::observe::metrics::Method;
 use crate::proxy::context::Active;
 use crate::proxy::rejection::{Reason, Rejection};
 use crate::route::target::split_query;
+use crate::upstream::Wanted;
 
 /// Gives back what the request held, counts it and logs it. The request is there unless the session is gone.
 pub fn finish(active: &mut Active, request: Option<&RequestHeader>) {
     active.finished = true;
     let duration = active.exchange.started.elapsed();
     if active.exchange.outcome.client_gone() && active.rejection.is_none() {
-        active.rejection = Some(Reason::ClientClosed.into());
+        let fault = active.exchange.outcome.fault().filter(|fault| fault.is_of_the_transfer());
+        active.rejection = Some(fault.unwrap_or(Reason::ClientClosed).into());
     }
     let status = status(active);
     count(active, status, duration);
     if let (Some(endpoint), Some(upstream_status), Some(connected)) =
-        (active.tried.last(), active.attempt.status, active.attempt.connected)
+        (&active.endpoint, active.attempt.status, active.attempt.connected)
     {
         endpoint.metrics.record(upstream_status, connected.elapsed());
     }
@@ -111,12 +113,14 @@ fn write_line(active: &Active, request: Option<&RequestHeader>, status: u16, dur
         status,
         route: active.counted.as_ref().map(|counted| counted.name()),
         upstream: active.upstream.as_ref().map(|upstream| &*upstream.config.name),
-        endpoint: active.tried.last().map(|endpoint| &*endpoint.label),
+        endpoint: active.endpoint.as_ref().map(|endpoint| &*endpoint.label),
         upstream_status: attempt.status,
         reason: active.rejection.as_ref().map(|rejection| rejection.reason.word()),
         bytes_in: exchange.outcome.body_bytes(),
         bytes_out: exchange.outcome.sent_bytes(),
         duration,
+        t_receive: active.receive_time,
+        t_queue: active.wanted.as_ref().map(Wanted::queued),
         t_connect: attempt.connect_time,
         t_first_byte: attempt.first_byte_time,
         retries: active.connect_retries + active.idempotent_retries,

@@ -3,10 +3,12 @@
 //! It is edited in place, once, before the first attempt: each attempt sends the same bytes. What must not pass was left out
 //! when the head was read.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use http::{HeaderName, HeaderValue, header};
 use pingora_http::RequestHeader;
 
-use crate::config::model::{ClientAbort, Route};
+use crate::config::model::{ClientAbort, Keepalive, Route};
 use crate::header::forwarding::{Authority, Forwarding, Listener};
 use crate::header::request_id::X_REQUEST_ID;
 use crate::proxy::context::{Active, origin};
@@ -15,6 +17,7 @@ use crate::route::host::Host;
 use crate::route::target::{split_query, strip_prefix_raw};
 use crate::upstream::Upstream;
 
+const X_REQUEST_START: HeaderName = HeaderName::from_static("x-request-start");
 const X_FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
 
 /// Makes `request` what goes to `upstream`, and tells the session how long to wait for it. `host` is the Host that counts,
@@ -24,7 +27,7 @@ const X_FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-pref
 /// The prefix to strip does not end where a byte of the client's path does.
 pub fn prepare(
     request: &mut RequestHeader,
-    active: &Active,
+    active: &mut Active,
     route: &Route,
     upstream: &Upstream,
     host: Option<(&HeaderValue, Option<u16>)>,
@@ -38,16 +41,17 @@ pub fn prepare(
     }
     set_forwarding(request, active, host);
     set(request, X_REQUEST_ID, active.request_id.clone());
+    set(request, X_REQUEST_START, request_start(active.exchange.received));
     for name in &route.request_headers.remove {
         request.remove_header(name);
     }
     for (name, value) in &route.request_headers.set {
         set(request, name.clone(), value.clone());
     }
-    if upstream.config.keepalive_timeout.is_none() {
+    let config = &upstream.config;
+    if config.keepalive == Keepalive::Off {
         set(request, header::CONNECTION, HeaderValue::from_static("close"));
     }
-    let config = &upstream.config;
     let control = &active.exchange.control;
     control.set_upstream_timeouts(
         route.first_byte_timeout.unwrap_or(config.first_byte_timeout),
@@ -56,6 +60,11 @@ pub fn prepare(
     if config.client_abort == ClientAbort::Finish {
         control.finish_without_client();
     }
+    if config.capacity.is_some() {
+        control.outlive_timeout();
+    }
+    control.spool_response(route.buffer_responses.unwrap_or(config.buffer_responses));
+    active.buffers_request = route.buffer_requests.unwrap_or(config.buffer_requests);
     Ok(())
 }
 
@@ -92,6 +101,20 @@ fn set_forwarding(request: &mut RequestHeader, active: &Active, host: Option<(&H
     for (name, value) in Forwarding::new(&origin, listener, authority).into_fields() {
         set(request, name, value);
     }
+}
+
+/// When the first byte of the request came, in the form that monitoring of Python apps reads: `t=` and seconds since 1970. The time
+/// to the app's own clock is what the request waited for, in our queue above all.
+fn request_start(received: SystemTime) -> HeaderValue {
+    let since = received.duration_since(UNIX_EPOCH).unwrap_or_default();
+    // Ten digits of seconds last until 2286.
+    let mut text = *b"t=0000000000.000";
+    let mut rest = since.as_millis();
+    for byte in text.iter_mut().rev().filter(|byte| **byte == b'0') {
+        *byte = b'0' + u8::try_from(rest % 10).unwrap_or_default();
+        rest /= 10;
+    }
+    HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static("t=0"))
 }
 
 fn set(request: &mut RequestHeader, name: HeaderName, value: HeaderValue) {

@@ -1,135 +1,98 @@
-//! What happens to a request, as the hooks Pingora calls in order. Each hook is a line or two that names a step; the steps
-//! live in the files below.
+//! What happens to a request, top to bottom.
 //!
-//! `accept` judges the request and finds its route, `forward` makes it what the app is to see, `attempt` chooses an endpoint
-//! and decides about another try, `response` judges the answer, `respond` writes every answer of our own, `finish` logs and
-//! counts. What one step leaves for the next is in `context`.
+//! | step | file |
+//! |---|---|
+//! | judged, and its route found | `accept` |
+//! | made what the app is to see | `forward` |
+//! | its body received whole | `edge::session` |
+//! | an endpoint chosen, waited for, connected to | `attempt` |
+//! | exchanged with the app by Pingora's engine | `exchange`, `hooks` |
+//! | the app's answer judged and edited | `response` |
+//! | or an answer of our own written | `respond`, `rejection` |
+//! | logged and counted | `finish` |
+//!
+//! What one step leaves for the next is in `context`.
 
 mod accept;
 mod attempt;
 mod context;
+pub mod exchange;
 mod finish;
 mod forward;
+mod hooks;
 pub mod rejection;
 mod respond;
 mod response;
 
-use async_trait::async_trait;
-use pingora_core::protocols::Digest;
-use pingora_core::upstreams::peer::HttpPeer;
-use pingora_error::{Error, Result};
-use pingora_http::ResponseHeader;
-use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
+pub use hooks::Hooks;
 
+use std::sync::Arc;
+
+use crate::edge::connection::Engine;
+use crate::edge::session::{Returned, Session};
 use crate::proxy::accept::Next;
-use crate::proxy::context::Context;
+use crate::proxy::context::Active;
+use crate::proxy::exchange::Flight;
+use crate::proxy::rejection::{Reason, Rejection};
 
-/// The gateway, as Pingora sees it. It holds nothing: a request brings its configuration with it.
-#[derive(Debug, Default)]
-pub struct Gateway;
-
-#[async_trait]
-impl ProxyHttp for Gateway {
-    type CTX = Context;
-
-    fn new_ctx(&self) -> Context {
-        Context::default()
+/// Serves one request; the connection comes back when it can be used again, or is to be closed with care. Whoever drops the
+/// future drops the client, and frees what the request held.
+pub async fn serve(engine: &Engine, mut session: Box<Session>, flight: &mut Arc<Flight>) -> Option<Returned> {
+    let mut active = Box::new(Active::begin(session.exchange().clone()));
+    match accept::accept(session.request_mut(), &mut active) {
+        Ok(Next::Answer(answer)) => respond::answer(&mut session, &mut active, answer).await,
+        Err(rejection) => respond::reject(&mut session, &mut active, rejection).await,
+        // The part that is long and large is in a box of its own: most of a connection's life is spent outside of it.
+        Ok(Next::Proxy) => (session, active) = Box::pin(proxy(engine, session, active, flight)).await,
     }
+    // The app is free by now. The client may take its time, within its limits.
+    let _ = session.drain().await;
+    finish::finish(&mut active, Some(session.request()));
+    session.release().await
+}
 
-    async fn early_request_filter(&self, session: &mut Session, ctx: &mut Context) -> Result<()> {
-        ctx.begin(session.req_header_mut())
+/// Gets an answer from the app, or says why there is none.
+async fn proxy(
+    engine: &Engine,
+    mut session: Box<Session>,
+    mut active: Box<Active>,
+    flight: &mut Arc<Flight>,
+) -> (Box<Session>, Box<Active>) {
+    let mut ready = receive(&mut session, &mut active).await;
+    if ready.is_err() {
+        // It never came to the queue.
+        active.wanted = None;
     }
-
-    async fn request_filter(&self, session: &mut Session, ctx: &mut Context) -> Result<bool> {
-        let active = ctx.active()?;
-        match accept::accept(session.req_header_mut(), active) {
-            Ok(Next::Proxy(upstream)) => {
-                active.upstream = Some(upstream);
-                Ok(false)
+    while ready.is_ok() {
+        ready = attempt::begin(&mut session, &mut active).await;
+        if ready.is_ok() {
+            (session, active) = exchange::run(engine, session, active, flight).await;
+            if !attempt::is_repeated(&mut active) {
+                break;
             }
-            Ok(Next::Answer(answer)) => respond::answer(session, active, *answer).await.map(|()| true),
-            Err(rejection) => respond::reject(session, active, rejection).await.map(|()| true),
         }
     }
-
-    async fn upstream_peer(&self, _session: &mut Session, ctx: &mut Context) -> Result<Box<HttpPeer>> {
-        attempt::choose(ctx.active()?)
+    active.lease = None;
+    if let Err(rejection) = ready {
+        active.rejection = Some(rejection);
     }
-
-    fn fail_to_connect(
-        &self,
-        _session: &mut Session,
-        _peer: &HttpPeer,
-        ctx: &mut Context,
-        error: Box<Error>,
-    ) -> Box<Error> {
-        attempt::after_failed_connect(ctx, error)
-    }
-
-    async fn connected_to_upstream(
-        &self,
-        _session: &mut Session,
-        reused: bool,
-        _peer: &HttpPeer,
-        _fd: std::os::fd::RawFd,
-        _digest: Option<&Digest>,
-        ctx: &mut Context,
-    ) -> Result<()> {
-        attempt::connected(ctx.active()?, reused);
-        Ok(())
-    }
-
-    async fn upstream_response_filter(
-        &self,
-        _session: &mut Session,
-        response: &mut ResponseHeader,
-        ctx: &mut Context,
-    ) -> Result<()> {
-        response::judge(response, ctx.active()?)
-    }
-
-    async fn response_filter(
-        &self,
-        _session: &mut Session,
-        response: &mut ResponseHeader,
-        ctx: &mut Context,
-    ) -> Result<()> {
-        response::edit(response, ctx.active()?)
-    }
-
-    fn error_while_proxy(
-        &self,
-        _peer: &HttpPeer,
-        session: &mut Session,
-        error: Box<Error>,
-        ctx: &mut Context,
-        _client_reused: bool,
-    ) -> Box<Error> {
-        attempt::after_failed_exchange(session, ctx, error)
-    }
-
-    async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut Context) -> FailToProxy {
-        respond::fail(session, ctx, error).await
-    }
-
-    async fn logging(&self, session: &mut Session, _error: Option<&Error>, ctx: &mut Context) {
-        if let Ok(active) = ctx.active() {
-            finish::finish(active, Some(session.req_header()));
+    if let Some(rejection) = active.rejection.take() {
+        if rejection.reason == Reason::ClientClosed || session.has_begun() || active.exchange.outcome.client_gone() {
+            active.rejection = Some(rejection);
+        } else {
+            respond::reject(&mut session, &mut active, rejection).await;
         }
     }
+    (session, active)
+}
 
-    // Our own lines say it, once and with the request's id.
-    fn suppress_error_log(&self, _session: &Session, _ctx: &Context, _error: &Error) -> bool {
-        true
+/// The request body is here before a worker is asked for, unless it is to be streamed.
+async fn receive(session: &mut Session, active: &mut Active) -> Result<(), Rejection> {
+    // A client that is to be asked for a body that is streamed is asked when there is a worker to read it.
+    if !active.exchange.has_body || !active.buffers_request {
+        return Ok(());
     }
-
-    fn suppress_proxy_warn_log(
-        &self,
-        _session: &Session,
-        _ctx: &Context,
-        _error: &Error,
-        _context: ProxyWarnLogContext,
-    ) -> bool {
-        true
-    }
+    let received = Box::pin(session.receive()).await;
+    active.receive_time = Some(active.exchange.started.elapsed());
+    received
 }

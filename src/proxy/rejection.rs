@@ -68,6 +68,7 @@ reasons! {
     MethodNotAllowed 405 "method_not_allowed" "This method is not allowed here";
     HeaderTimeout 408 "header_timeout" "The request head took too long to arrive";
     BodyTimeout 408 "body_timeout" "The request body took too long to arrive";
+    WriteTimeout 408 "write_timeout" "The client took too long to take the answer";
     BodyTooLarge 413 "body_too_large" "The request body is larger than allowed";
     RequestLineTooLong 414 "request_line_too_long" "The request line is longer than allowed";
     ExpectationFailed 417 "expectation_failed" "The expectation is not supported";
@@ -75,11 +76,15 @@ reasons! {
     HeadTooLarge 431 "head_too_large" "The request fields are larger than allowed";
     ClientClosed 499 "client_closed" "The client closed the connection";
     Internal 500 "internal" "The gateway failed";
+    SpoolFailed 500 "spool_failed" "The gateway lost what it had stored";
     UpstreamClosed 502 "upstream_closed" "The application closed the connection without an answer";
     UpstreamInvalid 502 "upstream_invalid" "The application gave an invalid answer";
     AccelRedirect 502 "accel_redirect" "The application asked for an internal redirect, which is not supported";
     UpstreamUnreachable 503 "upstream_unreachable" "The application is not reachable";
     Shutdown 503 "shutdown" "The gateway is shutting down";
+    QueueFull 503 "queue_full" "Too many requests are waiting";
+    QueueTimeout 503 "queue_timeout" "The application was busy for too long";
+    SpoolFull 503 "spool_full" "The gateway has no room for the request body";
     NoEndpoint 503 "no_endpoint" "No address of the application is known";
     UpstreamTimeout 504 "upstream_timeout" "The application took too long to answer";
     VersionNotSupported 505 "version_not_supported" "This version of HTTP is not supported";
@@ -102,7 +107,12 @@ impl Reason {
     #[must_use]
     pub const fn retry_after(self) -> Option<u32> {
         match self {
-            Self::UpstreamUnreachable | Self::NoEndpoint => Some(1),
+            Self::UpstreamUnreachable
+            | Self::Shutdown
+            | Self::QueueFull
+            | Self::QueueTimeout
+            | Self::SpoolFull
+            | Self::NoEndpoint => Some(1),
             _ => None,
         }
     }
@@ -124,6 +134,12 @@ impl Reason {
                 | Self::VersionNotSupported
                 | Self::Internal
         )
+    }
+
+    /// Whether it is why a response that had begun was cut, the client's connection with it.
+    #[must_use]
+    pub const fn is_of_the_transfer(self) -> bool {
+        matches!(self, Self::WriteTimeout | Self::SpoolFailed)
     }
 
     /// Whether somebody who runs the app should look: the app or the way to it failed, not the client.

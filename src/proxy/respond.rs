@@ -1,13 +1,13 @@
 //! The only writer of our own answers: each carries the request id and says why, in HTML or as a problem document (RFC 9457).
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Method, StatusCode, header};
-use pingora_error::{Error, ErrorSource, ErrorType, Result};
-use pingora_http::ResponseHeader;
-use pingora_proxy::{FailToProxy, Session};
+use http::{HeaderName, HeaderValue, StatusCode, header};
+use pingora_error::Result;
+use pingora_http::{RequestHeader, ResponseHeader};
 
+use crate::edge::session::Session;
 use crate::header::request_id::X_REQUEST_ID;
-use crate::proxy::context::{Active, Context};
+use crate::proxy::context::Active;
 use crate::proxy::rejection::{Reason, Rejection};
 use crate::proxy::response::edit_for_route;
 
@@ -66,77 +66,80 @@ impl Answer {
 }
 
 /// Refuses the request.
-///
-/// # Errors
-/// The client is gone.
-pub async fn reject(session: &mut Session, active: &mut Active, rejection: Rejection) -> Result<()> {
+pub async fn reject(session: &mut Session, active: &mut Active, rejection: Rejection) {
     let reason = rejection.reason;
     let mut refusal = Answer::rejection(rejection);
     if reason == Reason::MethodNotAllowed {
         // CONNECT: what a tunnel would lead to has no method here. 405 must name them (RFC 9110 section 15.5.6).
         refusal = refusal.with(header::ALLOW, HeaderValue::from_static(""));
     }
-    answer(session, active, refusal).await
+    answer(session, active, Box::new(refusal)).await;
 }
 
-/// Writes the answer and ends the exchange.
-///
-/// # Errors
-/// The client is gone.
-pub async fn answer(session: &mut Session, active: &mut Active, answer: Answer) -> Result<()> {
-    let (body, content_type) = body(session, active, &answer);
-    let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let mut response = ResponseHeader::build_no_case(status, Some(answer.fields.len() + 6))?;
-    if let Some(content_type) = content_type {
-        response.insert_header(header::CONTENT_TYPE, content_type)?;
-    }
-    if !matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
-        response.insert_header(header::CONTENT_LENGTH, body.len())?;
-    }
-    for (name, value) in answer.fields {
-        response.append_header(name, value)?;
-    }
-    response.insert_header(X_REQUEST_ID, active.request_id.clone())?;
-    edit_for_route(&mut response, active)?;
-    if let Some(rejection) = answer.rejection {
-        if ends_connection(rejection.reason, active) {
+/// Writes the answer. Whether the client took it is in the exchange's outcome.
+pub async fn answer(session: &mut Session, active: &mut Active, mut answer: Box<Answer>) {
+    if let Some(rejection) = answer.rejection.take() {
+        if ends_connection(rejection.reason, session) {
             active.exchange.control.close_connection();
         }
         active.rejection = Some(rejection);
     }
-    active.lease = None;
-    let has_body = !body.is_empty() && session.req_header().method != Method::HEAD;
-    let downstream = &mut session.downstream_session;
-    downstream.write_response_header(Box::new(response)).await?;
-    if has_body {
-        downstream.write_response_body(body, true).await?;
+    let written = match head(session.request(), active, &answer) {
+        Ok((head, body)) => Box::pin(write(session, head, body)).await,
+        Err(error) => Err(error),
+    };
+    if let Err(error) = written {
+        tracing::debug!(%error, "an answer of ours was not taken");
     }
-    downstream.finish_body().await
+}
+
+async fn write(session: &mut Session, head: ResponseHeader, body: Bytes) -> Result<()> {
+    session.take_header(Box::new(head))?;
+    session.take_body(body).await?;
+    session.take_end()?;
+    session.flush(Bytes::new()).await
+}
+
+fn head(request: &RequestHeader, active: &Active, answer: &Answer) -> Result<(ResponseHeader, Bytes)> {
+    let (body, content_type) = body(request, active, answer);
+    let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut head = ResponseHeader::build_no_case(status, Some(answer.fields.len() + 6))?;
+    if let Some(content_type) = content_type {
+        head.insert_header(header::CONTENT_TYPE, content_type)?;
+    }
+    if !matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
+        head.insert_header(header::CONTENT_LENGTH, body.len())?;
+    }
+    for (name, value) in &answer.fields {
+        head.append_header(name.clone(), value.clone())?;
+    }
+    head.insert_header(X_REQUEST_ID, active.request_id.clone())?;
+    edit_for_route(&mut head, active)?;
+    Ok((head, body))
 }
 
 /// Whether the next request on the connection could be misread, or would have to wait for a body nobody wants.
-fn ends_connection(reason: Reason, active: &Active) -> bool {
-    reason.ends_connection()
-        || (reason == Reason::BodyTooLarge)
-        || (active.exchange.has_body && active.exchange.outcome.body_touched())
+fn ends_connection(reason: Reason, session: &Session) -> bool {
+    let outcome = &session.exchange().outcome;
+    reason.ends_connection() || reason == Reason::BodyTooLarge || (outcome.body_touched() && !session.is_received())
 }
 
 /// The body and its type; nothing is explained where the operator gave a page for it.
-fn body(session: &Session, active: &Active, answer: &Answer) -> (Bytes, Option<HeaderValue>) {
+fn body(request: &RequestHeader, active: &Active, answer: &Answer) -> (Bytes, Option<HeaderValue>) {
     match &answer.body {
         Body::Empty => (Bytes::new(), None),
         Body::Given(body, content_type) => (body.clone(), Some(content_type.clone())),
         Body::Explained(reason) => match active.exchange.snapshot.config.error_pages.get(&answer.status) {
             Some(page) => (page.body.clone(), Some(page.content_type.clone())),
-            None if wants_html(session) => (html(*reason, &active.request_id), Some(HTML)),
+            None if wants_html(request) => (html(*reason, &active.request_id), Some(HTML)),
             None => (problem(*reason, &active.request_id), Some(PROBLEM_JSON)),
         },
     }
 }
 
 /// Browsers name HTML; what names nothing, or anything, is a program.
-fn wants_html(session: &Session) -> bool {
-    session.req_header().headers.get_all(header::ACCEPT).iter().any(|value| {
+fn wants_html(request: &RequestHeader) -> bool {
+    request.headers.get_all(header::ACCEPT).iter().any(|value| {
         value.as_bytes().split(|b| *b == b',').any(|range| {
             let mut parts = range.split(|b| *b == b';').map(<[u8]>::trim_ascii);
             let named = parts.next().is_some_and(|media| {
@@ -173,37 +176,4 @@ fn html(reason: Reason, request_id: &HeaderValue) -> Bytes {
          <meta name=\"viewport\" content=\"width=device-width\"></head>\n\
          <body><h1>{status} {title}</h1><p>{text}.</p><p><small>Reason: {word}<br>Request: {id}</small></p></body></html>\n"
     ))
-}
-
-/// Answers for an exchange that failed, if there is still somebody to answer.
-pub async fn fail(session: &mut Session, ctx: &mut Context, error: &Error) -> FailToProxy {
-    // The connection is given back when the answer is whole, or not at all: Pingora has nothing to reuse.
-    let failed = |error_code| FailToProxy { error_code, can_reuse_downstream: false };
-    let Ok(active) = ctx.active() else { return failed(0) };
-    let rejection = rejection_for(active, error);
-    let status = rejection.reason.status();
-    if rejection.reason == Reason::ClientClosed || session.response_written().is_some() {
-        active.rejection = Some(rejection);
-        return failed(0);
-    }
-    let _ = reject(session, active, rejection).await;
-    failed(status)
-}
-
-/// What the session saw comes first, then what the attempts did.
-fn rejection_for(active: &mut Active, error: &Error) -> Rejection {
-    let outcome = &active.exchange.outcome;
-    if outcome.client_gone() {
-        return Reason::ClientClosed.into();
-    }
-    if let Some(rejection) = active.rejection.take() {
-        return rejection;
-    }
-    match (outcome.fault(), error.esource(), error.etype()) {
-        (Some(reason), ..) => Rejection::new(reason, error.etype().as_str().to_owned()),
-        (None, ErrorSource::Downstream, ErrorType::WriteError | ErrorType::ConnectionClosed) => {
-            Reason::ClientClosed.into()
-        }
-        _ => Rejection::new(Reason::Internal, error.to_string()),
-    }
 }

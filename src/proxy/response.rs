@@ -1,6 +1,6 @@
 //! The app's answer: whether it may be passed on, and the fields that are ours.
 
-use http::HeaderName;
+use http::{HeaderName, header};
 use pingora_error::{Error, ErrorType, Result};
 use pingora_http::ResponseHeader;
 
@@ -9,6 +9,7 @@ use crate::proxy::context::Active;
 use crate::proxy::rejection::{Reason, Rejection};
 
 const X_ACCEL_REDIRECT: HeaderName = HeaderName::from_static("x-accel-redirect");
+const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
 /// Takes note of the head and refuses what cannot be done for the app.
 ///
@@ -25,10 +26,16 @@ pub fn judge(response: &mut ResponseHeader, active: &mut Active) -> Result<()> {
         let time = connected.elapsed();
         attempt.first_byte_time = Some(time);
         lease.endpoint().metrics.record_first_byte(time);
+        if let Some(upstream) = &active.upstream {
+            upstream.record_success(lease.endpoint());
+        }
     }
     if response.headers.contains_key(X_ACCEL_REDIRECT) {
         active.rejection = Some(Rejection::from(Reason::AccelRedirect));
         return Error::e_explain(ErrorType::InvalidHTTPHeader, "X-Accel-Redirect");
+    }
+    if is_stream(response) {
+        active.exchange.control.spool_response(false);
     }
     // The rest of the family is for a proxy, not for its clients.
     let instructions: Vec<HeaderName> =
@@ -37,6 +44,33 @@ pub fn judge(response: &mut ResponseHeader, active: &mut Active) -> Result<()> {
         response.remove_header(&name);
     }
     Ok(())
+}
+
+/// Whether the response is one that is sent as it is made: keeping the difference for a slow client would only make what it gets
+/// old.
+fn is_stream(response: &ResponseHeader) -> bool {
+    let says = |name: &HeaderName, is: fn(&[u8]) -> bool| {
+        response.headers.get(name).is_some_and(|value| is(value.as_bytes().trim_ascii()))
+    };
+    says(&X_ACCEL_BUFFERING, |value| value.eq_ignore_ascii_case(b"no")) || says(&header::CONTENT_TYPE, is_stream_type)
+}
+
+fn is_stream_type(content_type: &[u8]) -> bool {
+    const STREAMS: [&[u8]; 5] = [
+        b"text/event-stream",
+        b"multipart/x-mixed-replace",
+        b"application/x-ndjson",
+        b"application/stream+json",
+        b"application/grpc",
+    ];
+    let media = content_type.split(|b| *b == b';').next().unwrap_or_default().trim_ascii();
+    // gRPC comes with a suffix that names its coding: application/grpc+proto.
+    let media = media
+        .split(|b| *b == b'+')
+        .next()
+        .filter(|base| base.eq_ignore_ascii_case(b"application/grpc"))
+        .unwrap_or(media);
+    STREAMS.iter().any(|stream| media.eq_ignore_ascii_case(stream))
 }
 
 /// Adds what every answer carries, and what the route asks for.

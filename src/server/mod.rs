@@ -13,26 +13,24 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use pingora_core::server::configuration::ServerConf;
 use pingora_proxy::http_proxy;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 
 use crate::admin::{Desk, Reload, bind_control, http};
 use crate::config::model::{self, AccessFormat, AccessTarget, LogLevel};
 use crate::config::{Config, Warning};
-use crate::edge::connection::Engine;
+use crate::edge::connection::{Core, Engine};
 use crate::edge::listener::Listeners;
 use crate::observe::access_log::{AccessLog, Format, Target};
 use crate::observe::logging::{self, Logging};
 use crate::observe::metrics::Metrics;
-use crate::proxy::Gateway;
+use crate::proxy::Hooks;
 use crate::proxy::rejection::Reason;
 use crate::server::files::PidFile;
 use crate::server::reload::Reloader;
 use crate::server::signals::{Event, Signals};
+use crate::spool::{Depot, Limits, check_dir};
 use crate::state::{Shared, Snapshot};
 use crate::upstream::peer::NO_CERTIFICATES;
-
-/// Upstream connections kept open at most; the connector divides nothing among threads.
-const UPSTREAM_POOL: usize = 1024;
 
 /// Runs until SIGTERM or its like.
 ///
@@ -62,7 +60,7 @@ async fn serve(config: Config, metrics: Arc<Metrics>, logging: Logging) -> Resul
     let sink = target.open().map_err(|error| format!("cannot open the access log {target}: {error}"))?;
     let access_log = AccessLog::start(sink, format(config.log.format), metrics.clone())
         .map_err(|error| format!("cannot start the access log: {error}"))?;
-    let shared = Shared::new(metrics, access_log);
+    let shared = Shared::new(metrics, access_log, Depot::new(spool(&config.spool).await?));
     let mut listeners = Listeners::default();
     let bound = listeners.prepare(&config.server.listen).map_err(|problems| problems.join("\n"))?;
     let mut admin = AdminListeners::default();
@@ -84,8 +82,9 @@ async fn serve(config: Config, metrics: Arc<Metrics>, logging: Logging) -> Resul
     // A reload is to free what only the first configuration had.
     drop(snapshot);
 
+    let current = engine.current.clone();
     let reloader = Arc::new(Reloader::new(engine, Mutex::new((listeners, admin)), logging));
-    let control = control.map(|bound| tokio::spawn(http::serve(bound, Desk::Control(reload_by(&reloader)))));
+    let control = control.map(|bound| tokio::spawn(http::serve(bound, Desk::Control(reload_by(&reloader), current))));
     loop {
         match signals.next().await {
             Event::Reload => {
@@ -107,15 +106,48 @@ async fn serve(config: Config, metrics: Arc<Metrics>, logging: Logging) -> Resul
     Ok(shared)
 }
 
+/// Makes sure that bodies can be written where the configuration says. Blocks.
+///
+/// # Errors
+/// One sentence that names the key and the way out.
+pub fn check_spool(config: &model::Spool) -> Result<(), String> {
+    if config.disk == 0 {
+        return Ok(());
+    }
+    check_dir(&config.dir).map_err(|error| {
+        format!(
+            "spool.dir: no file can be made in {}: {error}; create it, let this user write to it, name another directory, \
+             or do without files with `disk = \"0B\"`",
+            config.dir.display()
+        )
+    })
+}
+
+/// The spool's limits, once its directory was found usable.
+async fn spool(config: &model::Spool) -> Result<Limits, String> {
+    let asked = config.clone();
+    let checked = tokio::task::spawn_blocking(move || check_spool(&asked)).await;
+    checked.map_err(|error| error.to_string())??;
+    Ok(Limits {
+        memory: config.memory,
+        memory_per_body: config.memory_per_body,
+        dir: config.dir.clone(),
+        disk: config.disk,
+        disk_per_body: config.disk_per_body,
+    })
+}
+
 fn engine(snapshot: Arc<Snapshot>, shared: &Arc<Shared>) -> Engine {
     let conf = ServerConf {
         threads: snapshot.config.restart.threads,
         ca_file: Some(NO_CERTIFICATES.to_owned()),
-        upstream_keepalive_pool_size: UPSTREAM_POOL.div_ceil(snapshot.config.restart.threads),
+        // Connections are pooled by us, an endpoint at a time.
+        upstream_keepalive_pool_size: 1,
         ..ServerConf::default()
     };
+    let (_, never_shut_down) = watch::channel(false);
     Engine {
-        proxy: Arc::new(http_proxy(&Arc::new(conf), Gateway)),
+        core: Arc::new(Core { proxy: Arc::new(http_proxy(&Arc::new(conf), Hooks)), never_shut_down }),
         shared: shared.clone(),
         draining: shared.drain_watch(),
         current: Arc::new(ArcSwap::new(snapshot)),

@@ -13,7 +13,7 @@ use crate::edge::connection::Engine;
 use crate::edge::listener::{Listeners, accept_loop};
 use crate::observe::logging::Logging;
 use crate::observe::metrics::Reload;
-use crate::server::{AdminListeners, format, level, target};
+use crate::server::{AdminListeners, format, level, spool, target};
 use crate::state::{Shared, Snapshot};
 
 /// Everything a reload touches. Reloads run one after another.
@@ -104,9 +104,11 @@ impl Reloader {
         let bound = clients.prepare(&config.server.listen).map_err(|problems| problems.join("\n"))?;
         let admin_bound = admin.0.prepare(&config.admin.listen).map_err(|problems| problems.join("\n"))?;
         let sink = open_log(&old.config, &config)?;
+        let limits = spool(&config.spool).await?;
         let new = Snapshot::prepare(config, &self.engine.shared, Some(old)).await?;
 
         self.engine.current.store(new.clone());
+        self.engine.shared.depot.set_limits(limits);
         if let Some(sink) = sink {
             self.engine.shared.access_log.retarget(sink, format(new.config.log.format));
         }

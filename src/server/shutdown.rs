@@ -6,10 +6,13 @@ use tokio::runtime::Runtime;
 
 use crate::server::reload::Reloader;
 use crate::server::signals::{Event, Signals};
-use crate::state::Shared;
+use crate::state::{Shared, Snapshot};
 
 /// How long tasks may take to be dropped; they do at their next pause.
 const STOP_MAX: Duration = Duration::from_secs(1);
+/// How long requests that waited for a slot may take to be refused, and how often it is looked whether they are.
+const REFUSE_MAX: Duration = Duration::from_secs(1);
+const REFUSE_STEP: Duration = Duration::from_millis(5);
 /// How long the access log may take to write what is left.
 const FLUSH_MAX: Duration = Duration::from_secs(2);
 
@@ -25,17 +28,31 @@ pub async fn leave(reloader: &Reloader, signals: &mut Signals) {
         shared.close_idle();
         tokio::time::timeout(server.shutdown_timeout, shared.quiet()).await
     };
-    tokio::select! {
-        drained = drain => {
-            if drained.is_err() {
-                tracing::warn!(cut = shared.conversations(), "shutdown_timeout is over, connections are cut");
-            }
-        }
-        () = told_again(signals) => {
-            tracing::warn!(cut = shared.conversations(), "told to leave again, connections are cut");
-        }
+    let cut = tokio::select! {
+        drained = drain => drained.is_err().then_some("shutdown_timeout is over, connections are cut"),
+        () = told_again(signals) => Some("told to leave again, connections are cut"),
+    };
+    if let Some(why) = cut {
+        refuse_waiting(&snapshot, shared).await;
+        tracing::warn!(cut = shared.conversations(), "{why}");
     }
     reloader.close_all().await;
+}
+
+/// Answers the requests that still wait for a slot: no app has heard of them, so that they can be sent elsewhere.
+async fn refuse_waiting(snapshot: &Snapshot, shared: &Shared) {
+    let waiting: usize = snapshot.upstreams.iter().map(|upstream| upstream.waiting()).sum();
+    if waiting == 0 {
+        return;
+    }
+    let left = shared.conversations().saturating_sub(waiting);
+    shared.refuse_waiting();
+    let answered = async {
+        while shared.conversations() > left {
+            tokio::time::sleep(REFUSE_STEP).await;
+        }
+    };
+    let _ = tokio::time::timeout(REFUSE_MAX, answered).await;
 }
 
 /// Ends what is still under way with its runtime, and writes the last lines.

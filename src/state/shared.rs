@@ -8,6 +8,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::observe::access_log::AccessLog;
 use crate::observe::metrics::Metrics;
+use crate::spool::Depot;
 use crate::state::connections::Connections;
 use crate::upstream::endpoint::Registry;
 
@@ -18,24 +19,28 @@ pub struct Shared {
     pub metrics: Arc<Metrics>,
     pub access_log: AccessLog,
     pub registry: Arc<Registry>,
+    pub depot: Arc<Depot>,
     pub connections: Arc<Connections>,
     draining: AtomicBool,
     drain: watch::Sender<bool>,
+    refuse: watch::Sender<bool>,
     conversations: AtomicUsize,
     idle: Notify,
 }
 
 impl Shared {
     #[must_use]
-    pub fn new(metrics: Arc<Metrics>, access_log: AccessLog) -> Arc<Self> {
+    pub fn new(metrics: Arc<Metrics>, access_log: AccessLog, depot: Arc<Depot>) -> Arc<Self> {
         Arc::new(Self {
             started: SystemTime::now(),
             registry: Arc::new(Registry::new(metrics.clone())),
             metrics,
             access_log,
+            depot,
             connections: Arc::default(),
             draining: AtomicBool::new(false),
             drain: watch::Sender::new(false),
+            refuse: watch::Sender::new(false),
             conversations: AtomicUsize::new(0),
             idle: Notify::new(),
         })
@@ -61,6 +66,16 @@ impl Shared {
     #[must_use]
     pub fn drain_watch(&self) -> watch::Receiver<bool> {
         self.drain.subscribe()
+    }
+
+    /// Refuses the requests that wait in a queue, now and from now on.
+    pub fn refuse_waiting(&self) {
+        self.refuse.send_replace(true);
+    }
+
+    /// Returns when requests that wait are to be refused.
+    pub async fn waiting_refused(&self) {
+        let _ = self.refuse.subscribe().wait_for(|refused| *refused).await;
     }
 
     /// Counts a connection on which a client has an answer to expect, or may ask for one, until the guard is dropped.

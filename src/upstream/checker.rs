@@ -1,6 +1,9 @@
 //! Asks an endpoint at intervals whether it is well. The HTTP probe is that of pingora-load-balancing; its connect probe loads the
 //! system's certificates for each endpoint and panics where there are none (pingora-load-balancing 0.9.1 `health_check.rs`,
 //! `TcpHealthCheck::default`), so that one is ours, behind the same trait.
+//!
+//! A probe takes a slot like a request, ahead of all that wait: without one it would wait in the backlog of a pool whose workers
+//! are all busy, and call it ill.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
@@ -20,7 +23,8 @@ use crate::config::model;
 use crate::observe::metrics::CheckResult;
 use crate::upstream::endpoint::{Address, Endpoint};
 use crate::upstream::health::Transition;
-use crate::upstream::peer::{connect, connector_options};
+use crate::upstream::peer::{connector_options, probe_peer};
+use crate::upstream::socket::{self, connect};
 
 type Probe = Box<dyn HealthCheck + Send + Sync>;
 
@@ -33,19 +37,14 @@ enum Verdict {
 }
 
 /// Checks `endpoint` until the task is aborted or the endpoint is gone.
-pub(super) fn spawn(endpoint: &Arc<Endpoint>, peer: &HttpPeer, config: &model::Upstream) -> JoinHandle<()> {
+pub(super) fn spawn(endpoint: &Arc<Endpoint>, config: &model::Upstream) -> JoinHandle<()> {
+    let peer = probe_peer(&endpoint.address);
     let probe: Probe = match &config.health.path {
         None => Box::new(ConnectProbe(endpoint.address.clone())),
-        Some(path) => http_probe(peer, &config.health, path),
+        Some(path) => http_probe(&peer, &config.health, path),
     };
     let backend = Backend { addr: peer._address.clone(), weight: 1, ext: Extensions::new() };
-    let checker = Checker {
-        upstream: config.name.clone(),
-        health: config.health.clone(),
-        capacity: config.capacity,
-        probe,
-        backend,
-    };
+    let checker = Checker { upstream: config.name.clone(), health: config.health.clone(), probe, backend };
     // One whose health is known is asked again in turn; one nobody knows is asked at once.
     let delay = if endpoint.is_known() { jittered(checker.health.interval) } else { Duration::ZERO };
     tokio::spawn(checker.run(Arc::downgrade(endpoint), delay))
@@ -54,7 +53,6 @@ pub(super) fn spawn(endpoint: &Arc<Endpoint>, peer: &HttpPeer, config: &model::U
 struct Checker {
     upstream: Arc<str>,
     health: model::Health,
-    capacity: Option<u32>,
     probe: Probe,
     backend: Backend,
 }
@@ -66,11 +64,13 @@ impl Checker {
             let Some(endpoint) = endpoint.upgrade() else { return };
             let verdict = self.check(&endpoint).await;
             self.record(&endpoint, verdict);
+            endpoint.settle();
             delay = jittered(self.health.interval);
         }
     }
 
-    async fn check(&self, endpoint: &Endpoint) -> Verdict {
+    async fn check(&self, endpoint: &Arc<Endpoint>) -> Verdict {
+        let Some(_slot) = endpoint.acquire_probe(self.health.timeout).await else { return Verdict::Busy };
         let timed_out = match tokio::time::timeout(self.health.timeout, self.probe.check(&self.backend)).await {
             Ok(Ok(())) => return Verdict::Pass,
             // We are out of file descriptors: that says nothing about the endpoint.
@@ -83,7 +83,8 @@ impl Checker {
         };
         match timed_out {
             Some(error) => Verdict::Fail(error),
-            None if self.capacity.is_some_and(|capacity| endpoint.in_flight() >= capacity) => Verdict::Busy,
+            // Every slot is taken, and not by this probe alone.
+            None if endpoint.is_full() && endpoint.in_flight() > 1 => Verdict::Busy,
             None => Verdict::Fail(format!("no answer within {:?}", self.health.timeout)),
         }
     }
@@ -96,6 +97,9 @@ impl Checker {
         };
         endpoint.metrics.record_check(result);
         let passed = matches!(result, CheckResult::Pass);
+        if passed {
+            endpoint.record_connected();
+        }
         let upstream = &*self.upstream;
         match endpoint.record_check(passed, self.health.rise, self.health.fall) {
             Some(Transition::Up) => {
@@ -114,7 +118,7 @@ impl Checker {
 fn is_shortage(error: &Error) -> bool {
     let Some(cause) = error.cause.as_deref() else { return false };
     if let Some(error) = cause.downcast_ref::<io::Error>() {
-        return matches!(error.raw_os_error(), Some(23 | 24));
+        return socket::is_shortage(error);
     }
     cause.downcast_ref::<Box<Error>>().is_some_and(|error| is_shortage(error))
 }
@@ -125,7 +129,7 @@ struct ConnectProbe(Address);
 #[async_trait]
 impl HealthCheck for ConnectProbe {
     async fn check(&self, _target: &Backend) -> Result<()> {
-        connect(&self.0).await.or_err(ErrorType::ConnectError, "connect probe")
+        connect(&self.0).await.map(drop).or_err(ErrorType::ConnectError, "connect probe")
     }
 
     // Counted by `Health`.

@@ -1,79 +1,81 @@
-//! The app side: named groups of endpoints, which of them a request goes to, and what is known of their health.
+//! The app side: named groups of endpoints, which of them a request goes to, when it waits, and what is known of their health.
 //!
-//! Counts of requests in flight belong to an address, not to a group: two groups that name one address share them, and a
-//! reload keeps them. Everything that talks to Pingora's connector stands in `peer` and `checker`.
+//! Counts of requests in flight belong to an address, not to an upstream: two upstreams that name one address share them, and a
+//! reload keeps them. So does the queue of an upstream, which belongs to its name. Everything that talks to Pingora's connector
+//! stands in `peer` and `checker`.
 
+mod address;
+mod chance;
 mod checker;
+pub mod connector;
+mod ejection;
 pub mod endpoint;
+mod group;
 pub mod health;
+mod keepalive;
+mod load;
 pub mod peer;
+mod pool;
+mod queue;
+mod reach;
+mod registry;
 pub mod resolve;
 pub mod retry;
+#[cfg(test)]
+mod rig;
 pub mod selection;
+pub mod socket;
+pub mod stream;
 
+use std::fmt::Display;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use arc_swap::ArcSwap;
 use parking_lot::Mutex;
-use pingora_core::upstreams::peer::HttpPeer;
 use tokio::task::JoinHandle;
 
-use crate::config::model::{self, Balance, EndpointAddr};
+pub use group::{Target, Targets};
+pub use queue::{Refused, Wanted};
+pub use selection::rendezvous::key_number;
+
+use crate::config::model::{self, EndpointAddr};
 use crate::observe::metrics::UpstreamMetrics;
 use crate::upstream::endpoint::{Address, Endpoint, Lease, Registry};
+use crate::upstream::group::{Group, Rules};
 use crate::upstream::resolve::Resolver;
 use crate::upstream::retry::RetryBudget;
-use crate::upstream::selection::{Candidate, Schedule, Seen};
 
-/// How often a count is fought over before it is taken without comparing.
-const SELECT_TRIES: usize = 16;
-
-/// A named group of endpoints under one configuration. A reload makes a new one around the same endpoints.
+/// A named group of endpoints under one configuration. A reload makes a new one around the same endpoints and the same queue.
 #[derive(Debug)]
 pub struct Upstream {
     pub config: model::Upstream,
     pub metrics: Arc<UpstreamMetrics>,
     pub budget: RetryBudget,
-    targets: ArcSwap<Targets>,
-    cursor: AtomicUsize,
+    group: Arc<Group>,
     registry: Arc<Registry>,
+    /// Its configuration is the one in force.
+    started: AtomicBool,
     refresh: Mutex<Option<JoinHandle<()>>>,
     checks: Mutex<Vec<(Arc<Endpoint>, JoinHandle<()>)>>,
 }
 
-/// The endpoints of the moment.
-#[derive(Debug, Default)]
-pub struct Targets {
-    pub list: Vec<Target>,
-    schedule: Schedule,
-}
-
-/// An endpoint's place in a group.
-#[derive(Debug)]
-pub struct Target {
-    pub endpoint: Arc<Endpoint>,
-    pub weight: u32,
-    pub backup: bool,
-    /// What Pingora connects by; cloned for each request.
-    pub peer: HttpPeer,
-}
-
 impl Upstream {
-    /// Resolves what has to be resolved, waiting a bounded time, and makes the group. Nothing runs yet.
+    /// Resolves what has to be resolved, waiting a bounded time, and makes the upstream. Nothing runs yet, and nothing changes
+    /// for requests of another configuration.
     pub async fn build(
         config: model::Upstream,
         metrics: Arc<UpstreamMetrics>,
         registry: Arc<Registry>,
         resolver: &Resolver,
     ) -> Arc<Self> {
+        let group = Group::new(Rules::new(&config), metrics.clone(), registry.queue(&config.name));
         let upstream = Arc::new(Self {
             budget: RetryBudget::new(config.retry.budget),
             config,
             metrics,
-            targets: ArcSwap::default(),
-            cursor: AtomicUsize::new(0),
+            group,
             registry,
+            started: AtomicBool::new(false),
             refresh: Mutex::default(),
             checks: Mutex::default(),
         });
@@ -82,8 +84,15 @@ impl Upstream {
         upstream
     }
 
-    /// Starts health checks and, where names are to be resolved, the refresh of their addresses.
+    /// Puts the capacity into force, and starts health checks and, where names are to be resolved, the refresh of their
+    /// addresses.
     pub fn start(self: &Arc<Self>, resolver: &Resolver) {
+        self.started.store(true, Relaxed);
+        if let Some(before) = self.group.queue.put_in_force(&self.group) {
+            close_idle(&before.targets(), &self.targets());
+        }
+        self.metrics.set_queue_max(self.config.queue.max);
+        self.apply_capacity();
         self.restart_checks();
         if self.config.endpoints.iter().any(|e| matches!(e.addr, EndpointAddr::Host { .. })) {
             let task = tokio::spawn(resolve::refresh(Arc::downgrade(self), resolver.clone()));
@@ -91,16 +100,34 @@ impl Upstream {
         }
     }
 
-    /// Stops what runs for this group; requests that are on their way end as they would.
+    /// Stops what runs for this upstream; requests that are on their way, or wait, end as they would.
     pub fn retire(&self) {
         self.refresh.lock().take().inspect(JoinHandle::abort);
         self.checks.lock().drain(..).for_each(|(_, task)| task.abort());
+        if self.group.queue.take_out_of_force(&self.group) {
+            close_idle(&self.targets(), &Targets::default());
+        }
     }
 
     /// The endpoints of the moment.
     #[must_use]
     pub fn targets(&self) -> Arc<Targets> {
-        self.targets.load_full()
+        self.group.targets()
+    }
+
+    /// Whether a request that failed on `tried` can go elsewhere at once.
+    #[must_use]
+    pub fn has_other(&self, tried: &[Arc<Endpoint>]) -> bool {
+        self.targets().list.iter().any(|Target { endpoint, .. }| {
+            let is_tried = tried.iter().any(|tried| Arc::ptr_eq(tried, endpoint));
+            !is_tried && endpoint.is_reachable() && !endpoint.is_drained()
+        })
+    }
+
+    /// Requests that wait, those of other configurations of this upstream among them.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.group.queue.waiting()
     }
 
     /// Replaces the addresses behind each configured endpoint; whether that changed anything. An address that stays keeps
@@ -112,28 +139,29 @@ impl Upstream {
                 if list.iter().any(|target| target.endpoint.address == *address) {
                     continue;
                 }
-                let endpoint = self.registry.endpoint(&self.config.name, address, self.config.capacity);
-                match peer::template(address, &self.config) {
-                    Ok(peer) => list.push(Target { endpoint, weight: config.weight, backup: config.backup, peer }),
-                    Err(error) => {
-                        tracing::error!(upstream = %self.config.name, endpoint = %address, %error, "unusable address");
-                    }
-                }
+                let endpoint = self.registry.endpoint(&self.group.queue, address, self.config.capacity);
+                list.push(Target { endpoint, weight: config.weight, backup: config.backup });
             }
         }
-        let current = self.targets.load();
-        let same = |(old, new): (&Target, &Target)| Arc::ptr_eq(&old.endpoint, &new.endpoint);
-        if current.list.len() == list.len() && current.list.iter().zip(&list).all(same) {
-            return false;
+        let before = self.targets();
+        let changed = self.group.set_targets(list);
+        if changed && self.started.load(Relaxed) {
+            close_idle(&before, &self.targets());
+            self.apply_capacity();
         }
-        let schedule = Schedule::new(list.iter().map(|target| target.weight));
-        self.targets.store(Arc::new(Targets { list, schedule }));
-        true
+        changed
+    }
+
+    fn apply_capacity(&self) {
+        for Target { endpoint, .. } in &self.targets().list {
+            endpoint.set_capacity(self.config.capacity);
+            endpoint.pool.configure(self.config.keepalive, self.config.capacity);
+        }
     }
 
     /// Checks the endpoints of the moment and no others.
     fn restart_checks(&self) {
-        let targets = self.targets.load();
+        let targets = self.targets();
         let mut checks = self.checks.lock();
         checks.retain(|(endpoint, task)| {
             let stays = targets.list.iter().any(|target| Arc::ptr_eq(&target.endpoint, endpoint));
@@ -142,55 +170,46 @@ impl Upstream {
             }
             stays
         });
-        for target in &targets.list {
-            if !checks.iter().any(|(endpoint, _)| Arc::ptr_eq(&target.endpoint, endpoint)) {
-                checks.push((target.endpoint.clone(), checker::spawn(&target.endpoint, &target.peer, &self.config)));
+        for Target { endpoint, .. } in &targets.list {
+            if checks.iter().any(|(checked, _)| Arc::ptr_eq(checked, endpoint)) {
+                continue;
             }
+            checks.push((endpoint.clone(), checker::spawn(endpoint, &self.config)));
         }
     }
 
-    /// Chooses an endpoint that is not among `unreachable`, one of `tried` only where no other is as good, and counts the
-    /// request on it. None when there is none left.
-    #[must_use]
-    pub fn acquire(&self, tried: &[Arc<Endpoint>], unreachable: &[Arc<Endpoint>]) -> Option<(Lease, HttpPeer)> {
-        let targets = self.targets.load();
-        // Whose turn it is does not depend on counts.
-        let by_count = self.config.balance == Balance::LeastConn;
-        for attempt in 0..SELECT_TRIES {
-            let (index, candidate) = self.choose(&targets, tried, unreachable)?;
-            let target = targets.list.get(index)?;
-            let observed = (by_count && attempt + 1 < SELECT_TRIES).then_some(candidate.in_flight);
-            if let Some(lease) = target.endpoint.lease(observed) {
-                return Some((lease, target.peer.clone()));
-            }
-        }
-        None
+    /// Takes a slot on an endpoint at once, or waits for one in turn: behind those that came before, and those of high priority.
+    /// A request that comes again after a try that failed keeps its place and its deadline. Dropping the future leaves the queue
+    /// at once and loses no slot.
+    ///
+    /// # Errors
+    /// There is no room to wait, the deadline passed, or there is no endpoint at all.
+    pub async fn acquire(&self, wanted: &mut Wanted) -> Result<Lease, Refused> {
+        self.group.acquire(wanted).await
     }
 
-    fn choose(
-        &self,
-        targets: &Targets,
-        tried: &[Arc<Endpoint>],
-        unreachable: &[Arc<Endpoint>],
-    ) -> Option<(usize, Candidate)> {
-        let among = |list: &[Arc<Endpoint>], one: &Arc<Endpoint>| list.iter().any(|e| Arc::ptr_eq(e, one));
-        let candidate = |target: &Target| Candidate {
-            in_flight: target.endpoint.in_flight(),
-            weight: target.weight,
-            backup: target.backup,
-            healthy: target.endpoint.is_healthy(),
-            seen: match &target.endpoint {
-                endpoint if among(unreachable, endpoint) => Seen::Unreachable,
-                endpoint if among(tried, endpoint) => Seen::Tried,
-                _ => Seen::Never,
-            },
-        };
-        let turn = self.cursor.fetch_add(1, Relaxed);
-        match self.config.balance {
-            Balance::LeastConn => selection::least_conn(targets.list.iter().map(candidate), turn),
-            Balance::RoundRobin => targets.schedule.next(turn, |index| targets.list.get(index).map(candidate)),
-        }
+    /// No connection could be made to `endpoint`, and why. It is asked again by one request at a time, in steps; all others go
+    /// elsewhere or wait. To be called before the lease is dropped, or the next request meets the same.
+    pub fn record_connect_failure(&self, endpoint: &Arc<Endpoint>, error: &dyn Display) {
+        self.group.record_connect_failure(endpoint, error);
     }
+
+    /// A request failed on `endpoint` after it had a connection: reset, or no head in time. Never an app's own status, nor a
+    /// client that left. To be called before the lease is dropped.
+    pub fn record_failure(&self, endpoint: &Arc<Endpoint>) {
+        self.group.record_failure(endpoint);
+    }
+
+    /// `endpoint` sent the head of a response. Costs one load as long as nothing has failed.
+    pub fn record_success(&self, endpoint: &Endpoint) {
+        endpoint.record_success(&self.config.ejection);
+    }
+}
+
+/// Closes the idle connections of endpoints that are no longer named. Requests of an older configuration may still be on them.
+fn close_idle(before: &Targets, now: &Targets) {
+    let stays = |gone: &Target| now.list.iter().any(|target| Arc::ptr_eq(&target.endpoint, &gone.endpoint));
+    before.list.iter().filter(|target| !stays(target)).for_each(|target| target.endpoint.pool.clear());
 }
 
 impl Drop for Upstream {

@@ -22,18 +22,15 @@ import os
 import pathlib
 import re
 import resource
-import shutil
-import signal
 import socket
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 
-REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
+from rig import REPOSITORY, Server, fail, free_ports, open_file_limit, processor_seconds, require, resident_bytes
+
 PROXY_CORE, LOAD_CORE = 0, 1
-TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 CONNECTIONS = 32
 
 POST_SCRIPT = """wrk.method = "POST"
@@ -108,85 +105,8 @@ upstream = "app"
 """
 
 
-def fail(text):
-    sys.exit(f"bench: {text}")
-
-
-def free_ports(count):
-    """Ports that are free now; all are held until the last is known, so that they differ."""
-    with contextlib.ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-
-
 def pinned(core):
     return lambda: os.sched_setaffinity(0, {core})
-
-
-def processes_of(root):
-    """The process and everything it started."""
-    children = {}
-    for entry in os.scandir("/proc"):
-        if entry.name.isdigit():
-            with contextlib.suppress(OSError):
-                children.setdefault(int(stat_fields(entry.name)[1]), []).append(int(entry.name))
-    found, ahead = [], [root]
-    while ahead:
-        found.append(ahead.pop())
-        ahead += children.get(found[-1], [])
-    return found
-
-
-def stat_fields(pid):
-    """The fields of /proc/PID/stat from the third on; the second may hold spaces and brackets."""
-    return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-
-
-def processor_seconds(root):
-    # utime and stime are the fields 14 and 15 of proc(5).
-    return sum(sum(map(int, stat_fields(pid)[11:13])) for pid in processes_of(root)) / TICKS_PER_SECOND
-
-
-def resident_bytes(root):
-    status = "".join(pathlib.Path(f"/proc/{pid}/status").read_text() for pid in processes_of(root))
-    return sum(int(kilobytes) for kilobytes in re.findall(r"VmRSS:\s+(\d+) kB", status)) * 1024
-
-
-class Server:
-    """A process under test, or the upstream; ended when its block is left."""
-
-    def __init__(self, name, command, core, port, directory):
-        self.name, self.port = name, port
-        self.log = directory / f"{name}.out"
-        with self.log.open("wb") as out:
-            self.process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, preexec_fn=pinned(core)
-            )
-
-    def __enter__(self):
-        deadline = time.monotonic() + 10
-        while time.monotonic() < deadline:
-            if self.process.poll() is not None:
-                break
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
-                return self
-            time.sleep(0.05)
-        self.process.kill()
-        fail(f"{self.name} does not listen:\n{self.log.read_text()}")
-
-    def __exit__(self, *_):
-        self.process.send_signal(signal.SIGTERM)
-        try:
-            self.process.wait(40)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-
-    @property
-    def pid(self):
-        return self.process.pid
 
 
 def drive(port, path, script, seconds):
@@ -288,7 +208,7 @@ def proxies(stack, directory, ports, log):
         conf.write_text(text.format(dir=directory, **ports, **names))
         if name == "propylon":
             command[0] = os.environ.get("PROPYLON_BIN", command[0])
-        servers.append(stack.enter_context(Server(name, [*command, str(conf)], PROXY_CORE, ports[name], directory)))
+        servers.append(stack.enter_context(Server(name, [*command, str(conf)], ports[name], directory, PROXY_CORE)))
     return servers
 
 
@@ -305,17 +225,14 @@ def arguments():
 
 
 def check_machine(options):
-    # Debian's nginx is in /usr/sbin, which an ordinary user's PATH leaves out.
-    os.environ["PATH"] += ":/usr/sbin:/sbin"
-    for program in ("nginx", "wrk"):
-        shutil.which(program) or fail(f"{program} is missing: scripts/setup.sh bench installs it")
+    require("nginx", "nginx-light")
+    require("wrk", "wrk")
     if not {PROXY_CORE, LOAD_CORE} <= os.sched_getaffinity(0):
         fail(f"cores {PROXY_CORE} and {LOAD_CORE} are needed: one for the proxy, one for the load")
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < 2 * options.idle + 1000:
         fail(f"{hard} open files are too few for {options.idle} connections (ulimit -n)")
-    limit = 30000 if hard == resource.RLIM_INFINITY else min(hard, 30000)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+    open_file_limit(30000)
 
 
 def main():
@@ -327,7 +244,7 @@ def main():
         conf = directory / "upstream.conf"
         conf.write_text(UPSTREAM_CONF.format(dir=directory, **ports))
         command = ["nginx", "-p", str(directory), "-e", f"{directory}/upstream.err", "-c", str(conf)]
-        stack.enter_context(Server("upstream", command, LOAD_CORE, ports["upstream"], directory))
+        stack.enter_context(Server("upstream", command, ports["upstream"], directory, LOAD_CORE))
         version = subprocess.run(["nginx", "-v"], capture_output=True, text=True).stderr.strip()
         print(f"{version}; {options.rounds} rounds of {options.seconds} s, {CONNECTIONS} connections; median (least to greatest)")
         for log in {"on": [True], "off": [False], "both": [True, False]}[options.log]:

@@ -302,7 +302,8 @@ fn the_client_is_the_one_that_trusted_proxies_name() {
 
 #[test]
 fn a_log_that_is_rotated_under_load_loses_no_line() {
-    let gateway = start("json", &app());
+    let origin = app();
+    let gateway = start("json", &origin);
     let path = gateway.dir().join("access.log");
     let rotations = rounds(10, 200);
     let requests = 40;

@@ -3,7 +3,7 @@
 // Counters are whole numbers, and small ones.
 #![allow(clippy::float_cmp, clippy::cast_precision_loss)]
 
-use crate::harness::{Client, Framing, Gate, Gateway, Origin};
+use crate::harness::{Client, Framing, Gate, Gateway, Origin, eventually};
 
 const GATEWAY: &str = r#"
     [server]
@@ -16,17 +16,29 @@ const GATEWAY: &str = r#"
     endpoints = ["{origin}"]
     [upstreams.dead]
     endpoints = ["unix:{dir}/nobody.sock"]
+    queue = { timeout = "200ms" }
     [[routes]]
     path = "/dead/*"
     upstream = "dead"
+    [[routes]]
+    path = "/dead/streamed/*"
+    upstream = "dead"
+    buffer_requests = false
     [[routes]]
     path = "/small/*"
     max_body = "10B"
     upstream = "app"
     [[routes]]
     path = "/app/*"
+    max_body = "32MiB"
     upstream = "app"
+    [[routes]]
+    path = "/streamed/*"
+    upstream = "app"
+    buffer_requests = false
 "#;
+/// The body waits for its end before the app hears of it, or goes through as it comes.
+const BOTH: [&str; 2] = ["/app/", "/streamed/"];
 
 /// Answers every request with its own body.
 fn echo_body() -> Origin {
@@ -66,19 +78,22 @@ fn a_counted_body_arrives_intact() {
     let origin = echo_body();
     let gateway = Gateway::with(GATEWAY).set("origin", origin.address()).start();
     let mut client = gateway.connect();
-    for length in [0, 1, 64 * 1024, 1024 * 1024] {
-        let body = noise(length);
-        let head = format!("POST /app/ HTTP/1.1\r\nHost: test\r\nContent-Length: {length}\r\n\r\n");
-        client.send([head.as_bytes(), &body].concat());
-        assert!(client.response().expect(200).body == body, "{length} came back otherwise");
-        let request = origin.requests().pop().unwrap();
-        assert_eq!(
-            (request.framing, request.field("content-length")),
-            (Framing::Length(length as u64), Some(&*length.to_string()))
-        );
-        assert!(request.body == body, "{length} arrived otherwise");
+    for target in BOTH {
+        for length in [0, 1, 64 * 1024, 1024 * 1024] {
+            let body = noise(length);
+            let head = format!("POST {target} HTTP/1.1\r\nHost: test\r\nContent-Length: {length}\r\n\r\n");
+            client.send([head.as_bytes(), &body].concat());
+            assert!(client.response().expect(200).body == body, "{length} came back otherwise");
+            let request = origin.requests().pop().unwrap();
+            assert_eq!(
+                (request.framing, request.field("content-length")),
+                (Framing::Length(length as u64), Some(&*length.to_string()))
+            );
+            assert!(request.body == body, "{length} arrived otherwise");
+        }
     }
-    assert_eq!(gateway.access_log(4)[3]["bytes_in"], 1024 * 1024);
+    let lines = gateway.access_log(8);
+    assert_eq!((&lines[3]["bytes_in"], &lines[7]["bytes_in"]), (&(1024 * 1024).into(), &(1024 * 1024).into()));
 }
 
 #[test]
@@ -86,22 +101,26 @@ fn a_chunked_body_arrives_intact_in_one_valid_framing() {
     let origin = echo_body();
     let gateway = Gateway::with(GATEWAY).set("origin", origin.address()).start();
     let mut client = gateway.connect();
-    for (length, size) in [
-        (0, 1),
-        (1, 1),
-        (100, 1),
-        (64 * 1024, 7),
-        (64 * 1024, 64 * 1024),
-        (1024 * 1024, 4093),
-        (1024 * 1024, 1024 * 1024),
-    ] {
-        let body = noise(length);
-        let head = b"POST /app/ HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n";
-        client.send([&head[..], &chunked(&body, size)].concat());
-        assert!(client.response().expect(200).body == body, "{length} in {size} came back otherwise");
-        let request = origin.requests().pop().unwrap();
-        assert_eq!(request.framing, Framing::Chunked);
-        assert!(request.body == body, "{length} in {size} arrived otherwise");
+    for target in BOTH {
+        for (length, size) in [
+            (0, 1),
+            (1, 1),
+            (100, 1),
+            (64 * 1024, 7),
+            (64 * 1024, 64 * 1024),
+            (1024 * 1024, 4093),
+            (1024 * 1024, 1024 * 1024),
+        ] {
+            let body = noise(length);
+            let head = format!("POST {target} HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n");
+            client.send([head.as_bytes(), &chunked(&body, size)].concat());
+            assert!(client.response().expect(200).body == body, "{length} in {size} came back otherwise");
+            let request = origin.requests().pop().unwrap();
+            // What is whole has a length, and the origin's harness takes no request with two framings.
+            let framing = if target == "/streamed/" { Framing::Chunked } else { Framing::Length(length as u64) };
+            assert_eq!(request.framing, framing, "{target} {length} in {size}");
+            assert!(request.body == body, "{length} in {size} arrived otherwise");
+        }
     }
 }
 
@@ -111,11 +130,15 @@ fn a_body_may_be_split_anywhere() {
     let gateway = Gateway::with(GATEWAY).set("origin", origin.address()).start();
     let mut client = gateway.connect();
     let body = noise(40);
-    for request in [
-        [&b"POST /app/ HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n"[..], &chunked(&body, 17)].concat(),
-        [&b"POST /app/ HTTP/1.1\r\nHost: test\r\nContent-Length: 40\r\n\r\n"[..], &body].concat(),
-    ] {
-        for byte in &request {
+    let requests = BOTH.map(|target| {
+        let head = format!("POST {target} HTTP/1.1\r\nHost: test\r\n");
+        [
+            [head.as_bytes(), b"Transfer-Encoding: chunked\r\n\r\n", &chunked(&body, 17)].concat(),
+            [head.as_bytes(), b"Content-Length: 40\r\n\r\n", &body].concat(),
+        ]
+    });
+    for request in requests.as_flattened() {
+        for byte in request {
             client.send([*byte]);
         }
         assert_eq!(client.response().expect(200).body, body);
@@ -149,11 +172,12 @@ fn a_broken_chunk_ends_the_request_and_poisons_nothing() {
         "0\r\nx: \x01\r\n\r\n",
         "0\r\nx: y\n\r\n",
     ];
-    for rest in bad {
+    for (rest, target) in bad.into_iter().flat_map(|rest| BOTH.map(|target| (rest, target))) {
         // What is broken may come at once, or when the first chunk is at the origin already.
         for whole in [true, false] {
             let mut client = gateway.connect();
-            let start = "POST /app/ HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n";
+            let start =
+                format!("POST {target} HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n");
             if whole {
                 client.send(format!("{start}{rest}GET /app/smuggled HTTP/1.1\r\nHost: test\r\n\r\n"));
             } else {
@@ -169,10 +193,10 @@ fn a_broken_chunk_ends_the_request_and_poisons_nothing() {
         }
     }
     let requests = origin.requests();
-    assert_eq!(requests.len(), bad.len() * 2);
+    assert_eq!(requests.len(), bad.len() * 4);
     assert!(requests.iter().all(|request| request.body == b"after"));
     let refused = gateway.metrics().value("propylon_rejections_total", &[("reason", "bad_body")]);
-    assert_eq!(refused, Some(bad.len() as f64 * 2.0));
+    assert_eq!(refused, Some(bad.len() as f64 * 4.0));
 }
 
 #[test]
@@ -193,12 +217,36 @@ fn an_answer_that_comes_before_the_body_is_passed_on() {
     });
     let gateway = Gateway::with(GATEWAY).set("origin", origin.address()).start();
     let mut client = gateway.connect();
-    client.send("POST /app/ HTTP/1.1\r\nHost: test\r\nContent-Length: 100000\r\n\r\nabc");
+    client.send("POST /streamed/ HTTP/1.1\r\nHost: test\r\nContent-Length: 100000\r\n\r\nabc");
     assert_eq!(client.response().expect(403).text(), "no");
     answered.open();
     client.send(noise(100_000 - 3));
     assert_eq!(gateway.get("/app/").expect(200).text(), "fine");
     assert_eq!(gateway.access_log(2).len(), 2);
+}
+
+#[test]
+fn the_answer_of_an_app_that_does_not_read_the_body_is_passed_on() {
+    // More than the sockets on the way to the app hold. It answers and hangs up on the rest, as a worker does whose code never
+    // looks at the body.
+    const LENGTH: usize = 16 * 1024 * 1024;
+    let origin = Origin::start(|connection| {
+        if connection.read_head().is_some() {
+            connection.answer(403, "no");
+        }
+    });
+    let gateway = Gateway::with(GATEWAY).set("origin", origin.address()).start();
+    let mut client = gateway.connect();
+    client.send_request("POST", "/app/", &[], vec![b'x'; LENGTH]);
+    let told = client.response().expect(403);
+    // The client has sent all of it: its connection is good for more.
+    assert_eq!((told.text(), told.field("connection")), ("no", None));
+    client.get("/app/").expect(403);
+    let line = &gateway.access_log(2)[0];
+    assert_eq!((&line["status"], &line["bytes_in"], line.get("reason")), (&403.into(), &LENGTH.into(), None), "{line}");
+    eventually("the slots are free", || {
+        (gateway.metrics().value("propylon_upstream_in_flight", &[]) == Some(0.0)).then_some(())
+    });
 }
 
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
@@ -213,13 +261,17 @@ fn expecting(gateway: &Gateway, target: &str, fields: &str) -> Client {
 fn a_client_that_asks_first_is_told_to_go_on() {
     let origin = echo_body();
     let gateway = Gateway::with(GATEWAY).set("origin", origin.address()).start();
-    for (fields, body) in [("Content-Length: 5", "hello"), ("Transfer-Encoding: chunked", "5\r\nhello\r\n0\r\n\r\n")] {
-        let mut client = expecting(&gateway, "/app/", fields);
-        assert_eq!(client.read_raw(CONTINUE.len()), CONTINUE);
-        client.send(body);
-        let told = client.response().expect(200);
-        assert_eq!((told.text(), told.interim.as_slice()), ("hello", &[][..]));
-        client.get("/app/").expect(200);
+    for target in BOTH {
+        for (fields, body) in
+            [("Content-Length: 5", "hello"), ("Transfer-Encoding: chunked", "5\r\nhello\r\n0\r\n\r\n")]
+        {
+            let mut client = expecting(&gateway, target, fields);
+            assert_eq!(client.read_raw(CONTINUE.len()), CONTINUE);
+            client.send(body);
+            let told = client.response().expect(200);
+            assert_eq!((told.text(), told.interim.as_slice()), ("hello", &[][..]));
+            client.get("/app/").expect(200);
+        }
     }
     // Without a body there is nothing to go on with.
     let mut client = expecting(&gateway, "/app/", "Content-Length: 0");
@@ -243,7 +295,8 @@ fn a_client_that_asks_first_is_refused_without_being_told_to_go_on() {
         ("/none", "Content-Length: 5", 404, "no_route"),
         ("/small/", "Content-Length: 11", 413, "body_too_large"),
         ("/app/../", "Content-Length: 5", 400, "bad_target"),
-        ("/dead/", "Content-Length: 5", 503, "upstream_unreachable"),
+        // A body that is streamed is not asked for before there is an app to read it.
+        ("/dead/streamed/", "Content-Length: 5", 503, "upstream_unreachable"),
         ("/app/", "Content-Length: 5\r\nContent-Length: 5", 400, "bad_framing"),
         ("/app/", "Content-Length: 5\r\nExpect: tea", 417, "expectation_failed"),
     ] {
@@ -260,4 +313,19 @@ fn a_client_that_asks_first_is_refused_without_being_told_to_go_on() {
     assert_eq!(told.json()["reason"], "expectation_failed");
     client.closed();
     assert!(origin.requests().is_empty());
+}
+
+#[test]
+fn a_body_that_is_received_whole_is_asked_for_whatever_the_app_does() {
+    let origin = echo_body();
+    let gateway = Gateway::with(GATEWAY).set("origin", origin.address()).start();
+    let mut client = expecting(&gateway, "/dead/", "Content-Length: 5");
+    assert_eq!(client.read_raw(CONTINUE.len()), CONTINUE);
+    // Nobody looks for an app before the body is here.
+    assert_eq!(gateway.metrics().value("propylon_upstream_errors_total", &[("upstream", "dead")]), Some(0.0));
+    client.send("hello");
+    let told = client.response().expect(503);
+    assert_eq!(told.json()["reason"], "upstream_unreachable");
+    assert_eq!(told.field("connection"), None, "it is known where the next request begins");
+    client.get("/app/").expect(200);
 }

@@ -59,7 +59,7 @@ fn version_and_help_go_to_standard_output() {
     assert_eq!((version.code, version.stdout), (0, format!("propylon {}\n", env!("CARGO_PKG_VERSION"))));
     let help = place.run(&["--help"]);
     assert_eq!((help.code, help.stderr.as_str()), (0, ""));
-    for command in ["run", "check", "reload", "health"] {
+    for command in ["run", "check", "reload", "drain", "undrain", "health"] {
         assert!(help.stdout.contains(&format!("\n  {command} ")), "{}", help.stdout);
         let own = place.run(&[command, "--help"]);
         assert!(own.code == 0 && own.stdout.contains("--config <FILE>"), "{}", own.stdout);
@@ -98,7 +98,12 @@ fn check_says_what_is_there_or_everything_that_is_wrong() {
     let place = Place::new(&[("gateway.toml", GOOD), ("bad.toml", &bad), ("torn.toml", "[server\nlisten = 1")]);
     let good = place.run(&["check"]);
     assert_eq!((good.code, good.stderr.as_str()), (0, ""));
-    assert_eq!(good.stdout, "gateway.toml: ok, 1 upstreams, 1 routes\n");
+    assert_eq!(
+        good.stdout,
+        "gateway.toml: ok, 1 upstreams, 1 routes\n\
+         upstream app: any number in flight to each of 2 endpoints (no `workers`, no `max_in_flight`), \
+         1000 wait for 10s at most\n"
+    );
 
     let bad = place.run(&["check", "--config", "bad.toml"]);
     assert_eq!((bad.code, bad.stdout.as_str()), (2, ""));

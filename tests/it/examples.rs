@@ -117,6 +117,9 @@ fn the_demo_runs_to_its_end_and_shows_what_it_says() {
     let spread = counts("30 requests over three");
     assert_eq!((spread.len(), spread.iter().map(|(count, _)| count).sum()), (3, 30), "{spread:?}");
     assert_eq!(counts("one of them is killed"), [(30, "200".to_owned())]);
+    assert!(section("20 clients upload").contains("\nhello from Flask"), "{shown}");
+    let restarted = counts("Flask's Gunicorn is stopped");
+    assert!(matches!(restarted.as_slice(), [(3.., status)] if status == "200"), "{restarted:?}");
     assert!(section("a reload").contains("\nreloaded: three apps"), "{shown}");
     let wrong = section("a configuration that is wrong");
     assert!(wrong.contains("flaks") && wrong.contains("did you mean") && wrong.contains("exit code 2"), "{wrong}");

@@ -5,6 +5,7 @@
 #![allow(clippy::float_cmp, clippy::cast_precision_loss)]
 
 use std::collections::BTreeSet;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::harness::{Address, Client, Fields, Gateway, GatewayBuilder, Origin, Request};
 
@@ -111,6 +112,7 @@ fn a_request_reaches_the_app_byte_for_byte_with_our_fields_and_no_others() {
     let origin = Origin::echo_head();
     let gateway = with_origin(STRICT, &origin).start();
     let mut client = gateway.connect();
+    let before = SystemTime::now();
     client.send(
         "POST /a//b%2Fc?d=%zz HTTP/1.1\r\nhOST: Shop.Example.com:8443\r\nUser-Agent:  curl/8 \t\r\nX-Empty:\r\n\
          X-Twice: 1\r\nx-twice: 2\r\nCookie: a=1; b=2\r\nX-Latin: caf\u{e9}\r\nContent-Length: 00002\r\n\r\nhi",
@@ -121,6 +123,11 @@ fn a_request_reaches_the_app_byte_for_byte_with_our_fields_and_no_others() {
     assert!(is_new_id(id), "{id}");
     assert_eq!(answer.field("x-request-id"), Some(id));
     assert_eq!(gateway.access_log(1)[0]["request_id"], id);
+    let start = request.field("x-request-start").unwrap();
+    let seconds: f64 = start.strip_prefix("t=").unwrap().parse().unwrap();
+    let seconds_of = |time: SystemTime| time.duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
+    // To the millisecond, rounded down.
+    assert!((seconds_of(before) - 0.001..seconds_of(SystemTime::now())).contains(&seconds), "{start}");
     // Names are case-insensitive, so that alone is not compared.
     let head = String::from_utf8(request.raw_head.clone()).unwrap();
     let (line, fields) = head.split_once("\r\n").unwrap();
@@ -147,6 +154,7 @@ fn a_request_reaches_the_app_byte_for_byte_with_our_fields_and_no_others() {
         "x-latin: caf\u{e9}".to_owned(),
         "x-real-ip: 127.0.0.1".to_owned(),
         format!("x-request-id: {id}"),
+        format!("x-request-start: {start}"),
         "x-twice: 1".to_owned(),
         "x-twice: 2".to_owned(),
     ];

@@ -283,8 +283,9 @@ fn what_has_one_reading_is_written_anew() {
         "POST / HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: Chunked\r\n\r\n\
          3;a=b;c=\"d\"\r\nabc\r\n002\r\nde\r\n0;last\r\nX-Trailer: 1\r\nContent-Length: 9\r\n\r\n",
     );
-    assert_eq!((chunked.framing, chunked.body.as_slice()), (Framing::Chunked, &b"abcde"[..]));
-    assert!(chunked.trailers.0.is_empty() && !chunked.fields.has("content-length"));
+    assert_eq!((chunked.framing, chunked.body.as_slice()), (Framing::Length(5), &b"abcde"[..]));
+    assert_eq!(chunked.field("content-length"), Some("5"));
+    assert!(chunked.trailers.0.is_empty() && !chunked.fields.has("transfer-encoding"));
 
     let nothing = sent("GET / HTTP/1.1\r\nHost: test\r\nContent-Length: 000\r\n\r\n");
     assert_eq!((nothing.framing, nothing.body.len()), (Framing::Length(0), 0));

@@ -92,10 +92,11 @@ fn watching(prefix: &'static str) -> (Origin, Arc<AtomicBool>, Gate) {
 }
 
 /// A client sends `request` and leaves, rudely or not, once the app has it: the slot is free and the app's connection is
-/// closed, promptly. `prefix` is what the app sends before; the client reads its head first.
+/// closed, promptly. `prefix` is what the app sends before; the client reads its head first. A body is streamed, so that the app
+/// hears of the request before it is whole.
 fn client_leaves(request: &str, prefix: &'static str, rudely: bool, status: u16) {
     let (origin, closed, arrived) = watching(prefix);
-    let gateway = one_app(&origin, "client_abort = \"close\"");
+    let gateway = one_app(&origin, "client_abort = \"close\"\nbuffer_requests = false");
     let mut client = gateway.connect();
     client.send(request);
     arrived.wait();
@@ -113,6 +114,39 @@ fn client_leaves(request: &str, prefix: &'static str, rudely: bool, status: u16)
     let line = &gateway.access_log(1)[0];
     assert_eq!((&line["status"], &line["reason"]), (&status.into(), &"client_closed".into()), "{line}");
     assert_eq!(gateway.metrics().value("propylon_client_aborts_total", &[]), Some(1.0));
+}
+
+/// A client sends `request`, which lacks a part of its body, and leaves: no app ever hears of it, and nothing is kept.
+fn client_leaves_unheard(request: &str, rudely: bool, abort: &str) {
+    let (origin, _, arrived) = watching("");
+    let gateway = one_app(&origin, &format!("client_abort = \"{abort}\""));
+    let mut client = gateway.connect();
+    client.send(request);
+    let count = |name| move |gateway: &Gateway| gateway.metrics().value(name, &[]);
+    let (requests, slots) = (count("propylon_requests_in_flight"), count("propylon_upstream_in_flight"));
+    eventually("the request is under way", || (requests(&gateway) == Some(1.0)).then_some(()));
+    assert_eq!(slots(&gateway), Some(0.0));
+    if rudely {
+        client.reset();
+    } else {
+        drop(client);
+    }
+    nothing_in_flight(&gateway);
+    let line = &gateway.access_log(1)[0];
+    assert_eq!((&line["status"], &line["reason"]), (&499.into(), &"client_closed".into()), "{line}");
+    assert_eq!(line.get("endpoint"), None, "{line}");
+    assert_eq!(gateway.metrics().value("propylon_client_aborts_total", &[]), Some(1.0));
+    assert!(!arrived.is_open() && origin.requests().is_empty());
+}
+
+#[test]
+fn a_client_that_leaves_before_its_body_is_whole_takes_no_slot() {
+    for (rudely, abort) in [(true, "close"), (false, "close"), (true, "finish")] {
+        client_leaves_unheard("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n", rudely, abort);
+        client_leaves_unheard("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n01234", rudely, abort);
+        let chunked = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n01234\r\n";
+        client_leaves_unheard(chunked, rudely, abort);
+    }
 }
 
 #[test]
@@ -269,7 +303,7 @@ fn with_finish_the_apps_time_is_bounded_all_the_same() {
 #[test]
 fn with_finish_a_body_that_never_became_whole_is_not_waited_for() {
     let (origin, closed, arrived) = watching("");
-    let gateway = one_app(&origin, "client_abort = \"finish\"");
+    let gateway = one_app(&origin, "client_abort = \"finish\"\nbuffer_requests = false");
     let mut client = gateway.connect();
     client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n01234");
     arrived.wait();
@@ -357,6 +391,10 @@ fn a_reload_goes_on_counting_where_it_was() {
                     gate.wait();
                 }
                 connection.answer(200, name);
+                // Until it hangs up it would count as busy.
+                if request.field("connection") == Some("close") {
+                    return;
+                }
             }
         }
     };
@@ -389,14 +427,58 @@ fn a_reload_goes_on_counting_where_it_was() {
     gateway.rewrite_config(&toml("keepalive_timeout = \"off\""));
     gateway.reload();
 
-    in_flight_is(&gateway, 1.0);
     let mut client = gateway.connect();
     for _ in 0..4 {
+        // The other app was told to close, and is free when it has.
+        in_flight_is(&gateway, 1.0);
         let response = client.get("/").expect(200);
         assert_ne!(response.text(), busy, "the held request is still counted on its endpoint");
     }
     gate.open();
     assert_eq!(held.response().expect(200).text(), busy);
+    nothing_in_flight(&gateway);
+}
+
+#[test]
+fn an_app_that_was_told_to_close_counts_as_busy_until_it_does() {
+    let gate = Gate::new();
+    let held = gate.clone();
+    let origin = Origin::start(move |connection| {
+        if let Some(request) = connection.read_request() {
+            assert_eq!(request.field("connection"), Some("close"));
+            connection.answer(200, "done");
+            // What a worker does behind its answer.
+            held.wait();
+        }
+    });
+    let gateway = one_app(&origin, "keepalive_timeout = \"off\"\nmax_in_flight = 1");
+    let mut client = gateway.connect();
+    client.get("/").expect(200);
+    let mut second = gateway.connect();
+    second.send_request("GET", "/", &[], "");
+    eventually("the second waits", || {
+        (gateway.metrics().value("propylon_queue_depth", &[]) == Some(1.0)).then_some(())
+    });
+    assert_eq!(gateway.metrics().value("propylon_upstream_in_flight", &[]), Some(1.0));
+    assert_eq!(origin.requests().len(), 1);
+    gate.open();
+    second.response().expect(200);
+    nothing_in_flight(&gateway);
+}
+
+#[test]
+fn an_app_that_does_not_close_is_not_waited_for_longer_than_it_may_be_silent() {
+    let origin = Origin::start(|connection| {
+        if connection.read_request().is_some() {
+            connection.answer(200, "done");
+            connection.hang();
+        }
+    });
+    let gateway = one_app(&origin, "keepalive_timeout = \"off\"\nmax_in_flight = 1\nread_timeout = \"200ms\"");
+    let mut client = gateway.connect();
+    for _ in 0..3 {
+        client.get("/").expect(200);
+    }
     nothing_in_flight(&gateway);
 }
 

@@ -25,16 +25,26 @@ mod routing;
 
 // The app's side.
 mod balancing;
+mod capacity;
+mod ejection;
+mod hashing;
 mod health;
+mod holding;
 mod in_flight;
+mod keepalive;
+mod queue;
 mod resolving;
 mod retries;
+mod spool_budgets;
+mod spool_requests;
+mod spool_responses;
 mod upstream_failures;
 
 // Running it.
 mod access_log;
 mod cli;
 mod docs;
+mod drain;
 mod layout;
 mod metrics;
 mod reload;

@@ -199,7 +199,8 @@ fn connections_are_idle_until_a_request_begins() {
 
 #[test]
 fn nothing_a_client_sends_becomes_a_label() {
-    let gateway = start(&app());
+    let origin = app();
+    let gateway = start(&origin);
     let sweep = |round: usize| {
         let mut client = gateway.connect();
         let mut ask = |method: &str, target: &str, host: &str| {
@@ -283,7 +284,8 @@ fn readiness_waits_for_what_is_required_and_follows_it() {
 
 #[test]
 fn the_admin_listener_only_reads_and_refuses_the_rest() {
-    let gateway = start(&app());
+    let origin = app();
+    let gateway = start(&origin);
     let ask = |method: &str, target: &str| Client::connect(gateway.admin()).request(method, target, &[], "");
     for path in ["/metrics", "/healthz", "/readyz", "/"] {
         ask("GET", path).expect(200);
@@ -303,7 +305,8 @@ fn the_admin_listener_only_reads_and_refuses_the_rest() {
 
 #[test]
 fn hostile_heads_do_not_trouble_the_admin_listener() {
-    let gateway = start(&app());
+    let origin = app();
+    let gateway = start(&origin);
     let long = format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "x".repeat(100_000));
     let many = format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "A: b\r\n".repeat(1000));
     let hostile: [&[u8]; 9] = [
@@ -364,7 +367,8 @@ fn operators_are_answered_while_clients_wait() {
 
 #[test]
 fn clients_never_reach_what_is_for_operators() {
-    let gateway = start(&app());
+    let origin = app();
+    let gateway = start(&origin);
     for path in ["/metrics", "/healthz", "/readyz", "/reload", "/status"] {
         let mut client = gateway.connect();
         for host in ["test", &gateway.admin().to_string(), "localhost"] {

@@ -139,6 +139,7 @@ impl Stack {
             "x-kept",
             "x-real-ip",
             "x-request-id",
+            "x-request-start",
         ];
         let mut names: Vec<_> = names.into_iter().map(str::to_owned).collect();
         if self.preset == "gunicorn-sync" {

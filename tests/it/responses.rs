@@ -32,6 +32,16 @@ const GATEWAY: &str = r#"
     endpoints = ["{origin}"]
     [upstreams.dead]
     endpoints = ["unix:{dir}/nobody.sock"]
+    queue = { timeout = "100ms" }
+    [upstreams.full]
+    endpoints = ["{stuck}"]
+    workers = 1
+    first_byte_timeout = "100ms"
+    queue = { max = 0 }
+    [upstreams.busy]
+    endpoints = ["{stuck}"]
+    workers = 1
+    queue = { timeout = "100ms" }
     [upstreams.unknown]
     endpoints = ["unknown.test:80"]
 
@@ -45,6 +55,12 @@ const GATEWAY: &str = r#"
     [[routes]]
     path = "/dead"
     upstream = "dead"
+    [[routes]]
+    path = "/full"
+    upstream = "full"
+    [[routes]]
+    path = "/busy"
+    upstream = "busy"
     [[routes]]
     path = "/unknown"
     upstream = "unknown"
@@ -163,10 +179,13 @@ fn cases() -> Vec<Case> {
         Case::new("GET / HTTP/2.0\r\nHost: test\r\n{accept}\r\n", 505).reason("version_not_supported").not_understood(),
         // What goes wrong behind us.
         Case::get("/app/hangup", 502).reason("upstream_closed"),
-        Case::new(post("/app/hangup", "Content-Length: 2\r\n", "hi"), 502).reason("upstream_closed").closes(),
+        // The body was received whole: where the next request begins is known.
+        Case::new(post("/app/hangup", "Content-Length: 2\r\n", "hi"), 502).reason("upstream_closed"),
         Case::get("/app/garbage", 502).reason("upstream_invalid"),
         Case::get("/app/accel", 502).reason("accel_redirect"),
         Case::get("/dead", 503).reason("upstream_unreachable").with(&[("retry-after", "1")]),
+        Case::get("/full", 503).reason("queue_full").with(&[("retry-after", "1")]),
+        Case::get("/busy", 503).reason("queue_timeout").with(&[("retry-after", "1")]),
         Case::get("/unknown", 503).reason("no_endpoint").with(&[("retry-after", "1")]),
         Case::get("/slow", 504).reason("upstream_timeout"),
     ]
@@ -208,7 +227,7 @@ const PAGE: &str = "<h1>Not here</h1>";
 /// The gateway with everything around it.
 struct Stage {
     gateway: Gateway,
-    _origin: Origin,
+    _origins: [Origin; 2],
     _dns: DnsServer,
     _pages: tempfile::TempDir,
 }
@@ -217,12 +236,23 @@ fn stage() -> Stage {
     let pages = tempfile::tempdir().unwrap();
     std::fs::write(pages.path().join("421.html"), PAGE).unwrap();
     let (origin, dns) = (origin(), DnsServer::start());
+    let stuck = Origin::start(|connection| {
+        connection.read_request();
+        connection.hang();
+    });
     let gateway = Gateway::with(GATEWAY)
         .set("origin", origin.address())
+        .set("stuck", stuck.address())
         .set("dns", &dns.address())
         .set("pages", &pages.path().display())
         .start();
-    Stage { gateway, _origin: origin, _dns: dns, _pages: pages }
+    // The first probe has the one worker for a moment; after the first request it will never be free again.
+    eventually("the worker is well", || {
+        let passed = [("upstream", "full"), ("result", "pass")];
+        (gateway.metrics().value("propylon_upstream_health_checks_total", &passed) > Some(0.0)).then_some(())
+    });
+    gateway.get("/full").expect(504);
+    Stage { gateway, _origins: [origin, stuck], _dns: dns, _pages: pages }
 }
 
 /// The sum of a counter; 0 where it has no sample yet.
@@ -297,7 +327,8 @@ fn assert_kept_or_closed(client: &mut Client, told: &Response, keeps: bool) {
 fn every_kind_of_answer_is_told_logged_and_counted_alike() {
     let stage = stage();
     let gateway = &stage.gateway;
-    let mut sent = 0;
+    // One by the stage itself.
+    let mut sent = gateway.access_log(1).len();
     for case in cases() {
         for accept in ["", "Accept: text/html,application/xhtml+xml;q=0.9,*/*;q=0.8\r\n"] {
             let bytes = case.bytes.replace("{accept}", accept);

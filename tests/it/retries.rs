@@ -26,6 +26,9 @@ endpoints = [{endpoints}]
 upstream = "app"
 "#;
 
+/// An app that is not there is waited for no longer than this.
+const BRIEFLY: &str = "queue = { timeout = \"200ms\" }";
+
 fn group(endpoints: &[&Address], keys: &str) -> Gateway {
     let endpoints: Vec<String> = endpoints.iter().map(|address| format!("\"{address}\"")).collect();
     Gateway::with(ONE_GROUP).set("endpoints", &endpoints.join(", ")).set("keys", keys).start()
@@ -81,7 +84,8 @@ fn a_refused_connection_is_tried_elsewhere_with_the_whole_body() {
     assert_eq!(requests.len(), 6);
     assert!(requests[..5].iter().all(|request| request.body == body.as_bytes()));
     assert_eq!(requests[5].body, b"0123456789");
-    assert!(retries(&gateway, "connect") >= Some(3.0));
+    // Once it is known to be gone it is asked now and then only.
+    assert!(retries(&gateway, "connect") >= Some(1.0));
     assert_eq!(errors(&gateway, "connect_refused"), retries(&gateway, "connect"));
     // It went well, so there is nothing to say against it.
     for line in gateway.access_log(6) {
@@ -96,12 +100,15 @@ fn a_refused_connection_is_tried_elsewhere_with_the_whole_body() {
 #[test]
 fn when_all_refuse_the_answer_is_503_with_a_time_to_come_back() {
     let (a, b) = (refusing(), refusing());
-    let gateway = group(&[a.address(), b.address()], "");
+    let gateway = group(&[a.address(), b.address()], BRIEFLY);
     let response = gateway.connect().request("POST", "/", &[], "body").expect(503);
     assert_eq!(response.field("Retry-After"), Some("1"));
     let line = &gateway.access_log(1)[0];
+    // To look again whether they are back is no retry.
     assert_eq!((&line["reason"], &line["retries"]), (&"upstream_unreachable".into(), &1.into()), "{line}");
-    assert_eq!(errors(&gateway, "connect_refused"), Some(2.0));
+    assert!(line["t_queue"].as_f64() > Some(0.05) && line["duration"].as_f64() >= Some(0.2), "{line}");
+    assert_eq!(retries(&gateway, "connect"), Some(1.0));
+    assert!(errors(&gateway, "connect_refused") > Some(2.0));
     nothing_in_flight(&gateway);
 }
 
@@ -109,11 +116,14 @@ fn when_all_refuse_the_answer_is_503_with_a_time_to_come_back() {
 fn a_missing_socket_file_is_an_app_that_is_not_there() {
     let dir = tempfile::tempdir().unwrap();
     let missing = Address::Unix(dir.path().join("app.sock"));
-    let gateway = group(&[&missing], "");
+    let gateway = group(&[&missing], BRIEFLY);
     let response = gateway.get("/").expect(503);
     assert_eq!(response.field("Retry-After"), Some("1"));
-    assert_eq!(gateway.access_log(1)[0]["reason"], "upstream_unreachable");
-    assert_eq!(errors(&gateway, "connect_other"), Some(1.0));
+    let line = &gateway.access_log(1)[0];
+    assert_eq!((&line["reason"], &line["retries"]), (&"upstream_unreachable".into(), &0.into()), "{line}");
+    // There was nowhere else to go.
+    assert!(errors(&gateway, "connect_refused") > Some(1.0));
+    assert_eq!(retries(&gateway, "connect"), Some(0.0));
     // Once the app has made its socket it is served, without a reload.
     let origin = Origin::start_at(&missing, |connection| {
         while connection.read_request().is_some() {
@@ -133,7 +143,7 @@ fn a_missing_socket_file_is_an_app_that_is_not_there() {
 fn an_abstract_socket_nobody_listens_on_is_an_app_that_is_not_there() {
     let missing = Address::Abstract(format!("propylon-nobody-{}", std::process::id()));
     let live = ok();
-    group(&[&missing], "").get("/").expect(503);
+    group(&[&missing], BRIEFLY).get("/").expect(503);
     let gateway = group(&[&missing, live.address()], "balance = \"round_robin\"");
     gateway.connect().request("POST", "/", &[], "body").expect(200);
     assert_eq!(errors(&gateway, "connect_refused"), Some(1.0));
@@ -147,7 +157,7 @@ fn a_connect_timeout_is_tried_elsewhere() {
     assert_eq!(live.requests()[0].body, b"body");
     assert_eq!((errors(&gateway, "connect_timeout"), retries(&gateway, "connect")), (Some(1.0), Some(1.0)));
 
-    let gateway = group(&[silent.address()], "connect_timeout = \"150ms\"");
+    let gateway = group(&[silent.address()], &format!("connect_timeout = \"150ms\"\n{BRIEFLY}"));
     gateway.get("/").expect(503);
     assert_eq!(gateway.access_log(1)[0]["reason"], "upstream_unreachable");
     nothing_in_flight(&gateway);
@@ -160,12 +170,16 @@ fn as_many_other_endpoints_are_tried_as_the_key_allows() {
     let mut endpoints: Vec<&Address> = gone.iter().map(Origin::address).collect();
     endpoints.push(live.address());
     let keys = |connect| format!("balance = \"round_robin\"\nretry = {{ connect = {connect} }}");
-    group(&endpoints, &keys(0)).get("/").expect(503);
-    group(&endpoints, &keys(2)).get("/").expect(503);
-    assert_eq!(live.requests().len(), 0);
-    let gateway = group(&endpoints, &keys(3));
-    gateway.get("/").expect(200);
-    assert_eq!(gateway.access_log(1)[0]["retries"], 3);
+    for (connect, rests) in [(0, 3), (2, 1), (3, 0)] {
+        let gateway = group(&endpoints, &keys(connect));
+        gateway.get("/").expect(200);
+        let line = &gateway.access_log(1)[0];
+        assert_eq!(line["retries"], connect, "{line}");
+        assert_eq!(retries(&gateway, "connect"), Some(f64::from(connect)));
+        // Those beyond are tried after a moment's rest each.
+        let queued = line["t_queue"].as_f64().unwrap();
+        assert!(queued >= 0.025 * f64::from(rests) && (queued > 0.0) == (rests > 0), "{line}");
+    }
 }
 
 #[test]
@@ -240,12 +254,39 @@ fn any_other_request_is_never_sent_twice() {
 }
 
 #[test]
-fn a_get_with_a_body_is_not_repeated() {
+fn a_get_is_repeated_with_the_whole_of_its_body() {
+    let large = "0123456789".repeat(100_000);
+    for fault in [Connection::close, Connection::reset] {
+        for body in ["a body", &large] {
+            let origin = failing(1, fault);
+            // The large one comes from a file both times.
+            let gateway = Gateway::with(&format!("spool = {{ memory_per_body = \"16KiB\" }}\n{ONE_GROUP}"))
+                .set("endpoints", &format!("\"{}\"", origin.address()))
+                .set("keys", "")
+                .start();
+            gateway.connect().request("GET", "/", &[], body).expect(200);
+            let mut client = gateway.connect();
+            client.send("GET / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n");
+            client.response().expect(200);
+            let bodies: Vec<Vec<u8>> = origin.requests().into_iter().map(|request| request.body).collect();
+            assert_eq!(bodies, [body.as_bytes(), body.as_bytes(), b"abc"]);
+            assert_eq!(retries(&gateway, "idempotent"), Some(1.0));
+            assert_eq!(gateway.access_log(2)[0]["retries"], 1);
+        }
+    }
+}
+
+#[test]
+fn a_get_whose_body_was_not_kept_is_not_repeated() {
     let origin = failing(1, Connection::close);
-    let gateway = group(&[origin.address()], "");
+    let gateway = group(&[origin.address()], "buffer_requests = false");
     gateway.connect().request("GET", "/", &[], "a body").expect(502);
     assert_eq!(origin.requests().len(), 1);
     assert_eq!(retries(&gateway, "idempotent"), Some(0.0));
+    // Without a body there is nothing that would be missing.
+    let origin = failing(1, Connection::close);
+    group(&[origin.address()], "buffer_requests = false").get("/").expect(200);
+    assert_eq!(origin.requests().len(), 2);
 }
 
 #[test]

@@ -3,9 +3,10 @@
 // Counters are whole numbers, and small ones.
 #![allow(clippy::float_cmp, clippy::cast_precision_loss)]
 
+use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
-use crate::harness::{Gate, Gateway, Origin, eventually, scripted_delay};
+use crate::harness::{Broken, Client, Gateway, Origin, eventually, scripted_delay};
 
 const HEAD: &str = r#"
     [server]
@@ -185,39 +186,70 @@ const WRITE: &str = r#"
     endpoints = ["{origin}"]
     [[routes]]
     upstream = "app"
+    [[routes]]
+    path = "/streamed/*"
+    upstream = "app"
+    buffer_responses = false
 "#;
 /// More than the buffers of all sockets between origin and client hold.
 const LARGE: usize = 32 * 1024 * 1024;
 
-#[test]
-fn a_client_that_does_not_read_is_cut_off() {
-    let cut = Gate::new();
-    let origin = Origin::start({
-        let cut = cut.clone();
-        move |connection| {
-            while let Some(request) = connection.read_request() {
-                let whole = connection.answer(200, vec![b'x'; if request.target == "/large" { LARGE } else { 1 }]);
-                if !whole {
-                    cut.open();
-                    return;
-                }
+/// An app with one large answer and many small ones. It says, for each of the large, whether it could write all of it.
+fn large_and_small() -> (Origin, Receiver<bool>) {
+    let (tell, written) = channel();
+    let origin = Origin::start(move |connection| {
+        while let Some(request) = connection.read_request() {
+            let is_large = request.target.ends_with("/large");
+            let whole = connection.answer(200, vec![b'x'; if is_large { LARGE } else { 1 }]);
+            if is_large {
+                tell.send(whole).unwrap();
+            }
+            if !whole {
+                return;
             }
         }
     });
-    let gateway = Gateway::with(WRITE).set("origin", origin.address()).start();
-    let mut client = gateway.connect();
-    client.send_request("GET", "/large", &[], "");
-    cut.wait();
-    let lines = gateway.access_log(1);
-    assert_eq!((&lines[0]["status"], &lines[0]["reason"]), (&200.into(), &"client_closed".into()), "{}", lines[0]);
-    assert!(lines[0]["bytes_out"].as_u64().unwrap() < LARGE as u64);
-    assert!(client.try_response().is_err());
+    (origin, written)
+}
+
+/// The one line of a client that did not read, and that nothing is left of its request.
+fn assert_cut_off(gateway: &Gateway, client: &mut Client) {
+    let line = gateway.access_log(1).remove(0);
+    assert_eq!((&line["status"], &line["reason"]), (&200.into(), &"write_timeout".into()), "{line}");
+    assert!(line["bytes_out"].as_u64().unwrap() < LARGE as u64, "{line}");
+    // What it reads now is a part, and not to be taken for the whole.
+    assert!(matches!(client.try_response(), Err(Broken::Truncated(_) | Broken::Reset)));
+    assert_eq!(rejections(gateway, "write_timeout"), 1.0);
     let metrics = gateway.metrics();
     assert_eq!(metrics.value("propylon_client_aborts_total", &[]), Some(1.0));
     for gauge in ["propylon_requests_in_flight", "propylon_upstream_in_flight"] {
         assert_eq!(metrics.value(gauge, &[]), Some(0.0), "{gauge}");
     }
     gateway.get("/small").expect(200);
+}
+
+#[test]
+fn a_client_that_does_not_read_is_cut_off_and_costs_the_app_nothing() {
+    let (origin, written) = large_and_small();
+    let gateway = Gateway::with(WRITE).set("origin", origin.address()).start();
+    let mut client = gateway.connect();
+    client.send_request("GET", "/large", &[], "");
+    assert!(written.recv().unwrap(), "the app gives its answer as if the client were fast");
+    assert_cut_off(&gateway, &mut client);
+    assert_eq!(gateway.access_log(1)[0]["upstream_status"], 200);
+    // Its connection to us ended well, and served the next.
+    let requests = origin.requests();
+    assert_eq!(requests[0].connection, requests[1].connection);
+}
+
+#[test]
+fn a_client_that_does_not_read_what_is_streamed_is_cut_off_and_the_app_with_it() {
+    let (origin, written) = large_and_small();
+    let gateway = Gateway::with(WRITE).set("origin", origin.address()).start();
+    let mut client = gateway.connect();
+    client.send_request("GET", "/streamed/large", &[], "");
+    assert!(!written.recv().unwrap(), "the app was held up, and then cut");
+    assert_cut_off(&gateway, &mut client);
 }
 
 #[test]

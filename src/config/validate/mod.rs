@@ -4,12 +4,14 @@
 //! here either has no default or has been reported before; either way the result is only handed out when the report is
 //! clean.
 
+mod capacity;
 mod error_pages;
 mod headers;
 mod listeners;
 mod route;
 mod route_clashes;
 mod server;
+mod spool;
 mod upstream;
 mod upstream_clashes;
 
@@ -30,15 +32,18 @@ pub fn build(raw: Gateway, source: Option<&Path>, base: &Path, report: &mut Repo
     listeners::check(&raw_server, &raw_admin, report);
     let upstreams = upstream::build_all(given(raw.upstreams), raw_server.client.as_ref(), report);
     let server = server::build(&raw_server, report);
-    let client = server::build_client(given(raw_server.client), report);
-    let max_body = client.max_body;
-    let routes = route::build_all(given(raw.routes), &upstreams, max_body, &server.allowed_hosts, report);
+    let client = given(raw_server.client);
+    let spool = spool::build(given(raw.spool), report);
+    let bodies = route::Bodies { max_body: client.max_body.as_ref(), spool: &spool };
+    let routes = route::build_all(given(raw.routes), &upstreams, &bodies, &server.allowed_hosts, report);
+    let client = server::build_client(client, report);
     upstream_clashes::check(&upstreams, &routes, &server.listen, report);
     Config {
         source: source.map(Path::to_path_buf),
         restart: server::build_restart_only(raw_server.threads, raw_server.pid_file, raw_admin.control),
         admin: server::build_admin(raw_admin.listen.as_ref(), raw_admin.ready_requires, &upstreams, report),
         log: server::build_log(&given(raw.log)),
+        spool: spool.value,
         error_pages: error_pages::read_all(given(raw.error_pages), base, report),
         upstreams: upstreams.into_iter().map(|upstream| upstream.value).collect(),
         routes,

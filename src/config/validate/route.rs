@@ -9,20 +9,27 @@ use super::super::model::{Action, HostPattern, PathPattern, RedirectTemplate, Ro
 use super::super::place::{At, Place};
 use super::super::raw;
 use super::super::schema::refuse_repeats;
-use super::super::value::path_is_inside;
+use super::super::value::{Size, path_is_inside};
 use super::super::walk::quoted;
 use super::headers::{self, Way};
 use super::server::find_upstream;
 use super::upstream::Built;
-use super::{given, route_clashes};
+use super::{given, route_clashes, spool};
 
 const ACTIONS: [&str; 3] = ["upstream", "respond", "redirect"];
+
+/// What a route's bodies are measured against.
+pub(super) struct Bodies<'a> {
+    /// `server.client.max_body`; none where it was refused.
+    pub max_body: Option<&'a At<Size>>,
+    pub spool: &'a spool::Built,
+}
 
 /// Every route, in the order of the file.
 pub(super) fn build_all(
     list: Vec<At<raw::Route>>,
     upstreams: &[Built],
-    max_body: u64,
+    bodies: &Bodies<'_>,
     allowed_hosts: &[HostPattern],
     report: &mut Report,
 ) -> Vec<Route> {
@@ -37,7 +44,7 @@ pub(super) fn build_all(
         names.push(route.value.name.as_ref().map(|name| name.place.clone()));
         // A pattern that was refused has no stand-in that could not clash with another route.
         let has_path = route.value.path.is_some();
-        let built = build(route.value, &route.place, upstreams, max_body, report);
+        let built = build(route.value, &route.place, upstreams, bodies, report);
         places.push(has_path.then_some(route.place));
         routes.push(built);
     }
@@ -46,10 +53,11 @@ pub(super) fn build_all(
     routes
 }
 
-fn build(raw: raw::Route, place: &Place, upstreams: &[Built], max_body: u64, report: &mut Report) -> Route {
+fn build(raw: raw::Route, place: &Place, upstreams: &[Built], bodies: &Bodies<'_>, report: &mut Report) -> Route {
     check_actions(&raw, place, report);
     check_forwarding_only(&raw, report);
     check_strip_prefix(&raw, report);
+    let max_body = max_body(&raw, upstreams, bodies, report);
     if let Some(name) = &raw.name
         && (name.value.is_empty() || name.value.len() > 200 || name.value.chars().any(char::is_control))
     {
@@ -66,7 +74,11 @@ fn build(raw: raw::Route, place: &Place, upstreams: &[Built], max_body: u64, rep
         methods: methods.into_iter().map(|method| method.value).collect(),
         action: action(raw.upstream, raw.respond, raw.redirect, upstreams, report),
         strip_prefix: raw.strip_prefix.map(|prefix| prefix.value.0),
-        max_body: raw.max_body.map_or(max_body, |max| max.value.0),
+        priority: raw.priority.map(|priority| priority.value).unwrap_or_default(),
+        max_body,
+        buffer_requests: raw.buffer_requests.map(|buffer| buffer.value),
+        buffer_responses: raw.buffer_responses.map(|buffer| buffer.value),
+        queue_timeout: timeouts.queue.map(|timeout| timeout.value.0),
         first_byte_timeout: timeouts.first_byte.map(|timeout| timeout.value.0),
         read_timeout: timeouts.read.map(|timeout| timeout.value.0),
         request_headers: headers::build(given(raw.request_headers), Way::Request, report),
@@ -99,6 +111,9 @@ fn check_forwarding_only(raw: &raw::Route, report: &mut Report) {
     let written = |at: Option<&Place>| at.filter(|place| place.offset.is_some()).cloned();
     let keys = [
         ("strip_prefix", written(raw.strip_prefix.as_ref().map(|at| &at.place))),
+        ("priority", written(raw.priority.as_ref().map(|at| &at.place))),
+        ("buffer_requests", written(raw.buffer_requests.as_ref().map(|at| &at.place))),
+        ("buffer_responses", written(raw.buffer_responses.as_ref().map(|at| &at.place))),
         ("timeouts", written(raw.timeouts.as_ref().map(|at| &at.place))),
         ("request_headers", written(raw.request_headers.as_ref().map(|at| &at.place))),
     ];
@@ -107,6 +122,22 @@ fn check_forwarding_only(raw: &raw::Route, report: &mut Report) {
             report.problem(&place, format!("`{name}` has no effect with `{action}`; expected `upstream` beside it"));
         }
     }
+}
+
+/// Its own limit or that of all, which must fit the spool where its requests are buffered.
+fn max_body(raw: &raw::Route, upstreams: &[Built], bodies: &Bodies<'_>, report: &mut Report) -> u64 {
+    let refused = |key: &str, is_read: bool| raw.written.contains(&key) && !is_read;
+    if refused("max_body", raw.max_body.is_some()) || refused("buffer_requests", raw.buffer_requests.is_some()) {
+        return 0;
+    }
+    let Some(max_body) = raw.max_body.as_ref().or(bodies.max_body) else { return 0 };
+    let upstream =
+        raw.upstream.as_ref().and_then(|name| upstreams.iter().find(|built| *built.value.name == *name.value));
+    let own = raw.buffer_requests.as_ref().map(|buffer| buffer.value);
+    if upstream.is_some_and(|upstream| own.unwrap_or(upstream.value.buffer_requests)) {
+        bodies.spool.check_body(max_body, report);
+    }
+    max_body.value.0
 }
 
 fn check_strip_prefix(raw: &raw::Route, report: &mut Report) {

@@ -1,19 +1,20 @@
-//! `[upstreams.*]`: endpoints, capacity, and what the preset fills in.
+//! `[upstreams.*]`: endpoints, times, and what the preset fills in.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::super::error::Report;
 use super::super::model::{
-    Balance, ClientAbort, EndpointConfig, HeadLimits, Health, Preset, Retry, StatusRanges, Upstream,
+    Balance, ClientAbort, Ejection, EndpointConfig, HeadLimits, Health, Keepalive, Preset, Retry, StatusRanges,
+    Upstream,
 };
 use super::super::place::{At, Place};
 use super::super::preset::Facts;
 use super::super::raw;
 use super::super::schema::{NonEmpty, Table, refuse_repeats};
-use super::super::value::{Keepalive, duration_text};
+use super::super::value::{Keepalive as WrittenKeepalive, duration_text};
 use super::super::walk::quoted;
-use super::given;
+use super::{capacity, given};
 
 /// How long an idle connection is reused where nothing is known of the server: under the shortest limit in use, 2 s.
 const CAUTIOUS_KEEPALIVE: Duration = Duration::from_secs(1);
@@ -40,26 +41,27 @@ fn build(name: At<String>, raw: At<raw::Upstream>, client: Option<&At<raw::Clien
     let (place, raw) = (raw.place, raw.value);
     let preset = raw.preset.as_ref().map(|preset| preset.value);
     let facts = preset.map(Preset::facts);
-    let capacity = capacity(&raw, facts.as_ref(), report);
-    if preset.is_none() && capacity.is_none() && !raw.written.contains(&"preset") {
-        report.warn(
-            &place,
-            "neither `preset` nor a capacity (`workers` or `max_in_flight`) is given, so cautious defaults hold",
-        );
-    }
+    let capacity = capacity::build(&raw, facts.as_ref(), report);
+    capacity::warn(&raw, capacity, &place, report);
+    warn_of_held_workers(&raw, preset, report);
     let (endpoints, endpoint_places) = endpoints(raw.endpoints, report);
     let value = Upstream {
         name: Arc::from(name.value),
         preset,
+        queue: capacity::queue(given(raw.queue), capacity, &endpoints),
         endpoints,
         balance: raw.balance.map_or(Balance::LeastConn, |balance| balance.value),
         capacity,
-        keepalive_timeout: keepalive(raw.keepalive_timeout, preset, report),
+        keepalive: keepalive(raw.keepalive_timeout, preset, report),
         connect_timeout: given(raw.connect_timeout).0,
         first_byte_timeout: given(raw.first_byte_timeout).0,
         read_timeout: given(raw.read_timeout).0,
         retry: retry(given(raw.retry), report),
+        buffer_requests: given(raw.buffer_requests),
+        buffer_responses: given(raw.buffer_responses),
+        slow_start: given(raw.slow_start),
         health: health(given(raw.health), report),
+        ejection: ejection(given(raw.ejection), report),
         client_abort: raw
             .client_abort
             .map_or_else(|| facts.map_or(ClientAbort::Close, |facts| facts.client_abort), |abort| abort.value),
@@ -76,50 +78,6 @@ fn check_name(name: &At<String>, report: &mut Report) {
             format!("expected a name of 1 to 64 letters, digits, `_`, `-` and `.`; found {}", quoted(&name.value));
         report.problem(&name.place, message);
     }
-}
-
-/// `max_in_flight`, or `workers` times `threads`.
-fn capacity(raw: &raw::Upstream, facts: Option<&Facts>, report: &mut Report) -> Option<u32> {
-    if let Some(direct) = &raw.max_in_flight {
-        for (name, also) in [
-            ("workers", raw.workers.as_ref().map(|at| &at.place)),
-            ("threads", raw.threads.as_ref().map(|at| &at.place)),
-        ] {
-            if let Some(place) = also {
-                report.problem(
-                    place,
-                    format!("`{name}` and `max_in_flight` both give the capacity; expected one of them"),
-                );
-            }
-        }
-        warn_not_enforced(&direct.place, report);
-        return Some(direct.value.0);
-    }
-    let Some(workers) = &raw.workers else {
-        if let Some(threads) = raw.threads.as_ref().filter(|_| !raw.written.contains(&"workers")) {
-            report.problem(&threads.place, "`threads` is a number for each worker; expected `workers` beside it");
-        }
-        return None;
-    };
-    if let (Some(threads), Some(Preset::GunicornSync)) = (&raw.threads, raw.preset.as_ref().map(|preset| preset.value))
-        && threads.value.0 > 1
-    {
-        report.warn(
-            &threads.place,
-            "gunicorn runs gthread workers when it has more than one thread: the preset is \"gunicorn-gthread\" then",
-        );
-    }
-    warn_not_enforced(&workers.place, report);
-    let threads =
-        raw.threads.as_ref().map_or_else(|| facts.map_or(1, |facts| facts.threads), |threads| threads.value.0);
-    Some(workers.value.0.saturating_mul(threads))
-}
-
-fn warn_not_enforced(place: &Place, report: &mut Report) {
-    report.warn(
-        place,
-        "the cap is not enforced yet: the capacity is used to judge health probes, requests are not held back by it",
-    );
 }
 
 fn endpoints(list: Option<At<NonEmpty<raw::Endpoint>>>, report: &mut Report) -> (Vec<EndpointConfig>, Vec<Place>) {
@@ -140,15 +98,35 @@ fn endpoints(list: Option<At<NonEmpty<raw::Endpoint>>>, report: &mut Report) -> 
     (endpoints, addresses.into_iter().map(|address| address.place).collect())
 }
 
-fn keepalive(written: Option<At<Keepalive>>, preset: Option<Preset>, report: &mut Report) -> Option<Duration> {
+/// An app that reads uploads as they come is one that waits for them well. These do not.
+fn warn_of_held_workers(raw: &raw::Upstream, preset: Option<Preset>, report: &mut Report) {
+    let Some(preset) = preset.filter(|preset| preset.facts().is_held_by_slow_clients) else { return };
+    let switches =
+        [(&raw.buffer_requests, "sends a request slowly"), (&raw.buffer_responses, "reads a response slowly")];
+    for (buffer, deed) in switches {
+        if let Some(buffer) = buffer.as_ref().filter(|buffer| !buffer.value) {
+            report.warn(
+                &buffer.place,
+                format!(
+                    "a client that {deed} holds a worker of {} meanwhile; routes that need it can set it alone",
+                    preset.name()
+                ),
+            );
+        }
+    }
+}
+
+fn keepalive(written: Option<At<WrittenKeepalive>>, preset: Option<Preset>, report: &mut Report) -> Keepalive {
     let facts = preset.map(|preset| (preset.name(), preset.facts()));
-    let written = written?;
+    let Some(written) = written else { return Keepalive::Off };
     match (written.value, facts) {
-        (Keepalive::Off, _) => None,
-        (Keepalive::Auto, None) => Some(CAUTIOUS_KEEPALIVE),
-        (Keepalive::Auto, Some((_, facts))) => facts.keepalive,
-        (Keepalive::After(after), None) => Some(after),
-        (Keepalive::After(after), Some((name, facts))) => {
+        (WrittenKeepalive::Off, _) => Keepalive::Off,
+        (WrittenKeepalive::Auto, None) => Keepalive::Learned { start: CAUTIOUS_KEEPALIVE },
+        (WrittenKeepalive::Auto, Some((_, facts))) => {
+            facts.keepalive.map_or(Keepalive::Off, |start| Keepalive::Learned { start })
+        }
+        (WrittenKeepalive::After(after), None) => Keepalive::Fixed(after),
+        (WrittenKeepalive::After(after), Some((name, facts))) => {
             if facts.keepalive.is_none() {
                 report.warn(
                     &written.place,
@@ -159,7 +137,7 @@ fn keepalive(written: Option<At<Keepalive>>, preset: Option<Preset>, report: &mu
                 let risk = "unless told otherwise: requests may meet a closing one";
                 report.warn(&written.place, format!("{name} closes idle connections after {limit} {risk}"));
             }
-            Some(after)
+            Keepalive::Fixed(after)
         }
     }
 }
@@ -208,6 +186,20 @@ fn health(raw: raw::Health, report: &mut Report) -> Health {
         rise: given(raw.rise).0,
         fall: given(raw.fall).0,
         expect: raw.expect.map_or_else(|| StatusRanges(Vec::new()), |expect| expect.value),
+    }
+}
+
+fn ejection(raw: raw::Ejection, report: &mut Report) -> Ejection {
+    if let (Some(failures), Some(share)) = (&raw.consecutive_failures, &raw.max_ejected)
+        && share.value.0 == 0
+        && failures.value.0 > 0
+    {
+        report.warn(&share.place, "with 0% no endpoint is ever left out; `consecutive_failures = 0` says so as well");
+    }
+    Ejection {
+        consecutive_failures: given(raw.consecutive_failures).0,
+        time: given(raw.time).0,
+        max_ejected: given(raw.max_ejected).0,
     }
 }
 

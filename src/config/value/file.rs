@@ -10,6 +10,10 @@ use super::address::unix_path;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct AbsoluteFile(pub PathBuf);
 
+/// A directory by its absolute path.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AbsoluteDir(pub PathBuf);
+
 /// `unix:/run/x.sock`, held without `unix:`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SocketFile(pub PathBuf);
@@ -30,6 +34,19 @@ impl Text for AbsoluteFile {
             return Err(Reject::Unlike);
         }
         Ok(Self(text.into()))
+    }
+}
+
+impl Text for AbsoluteDir {
+    const KIND: &'static str = "directory";
+    const EXPECTED: &'static str = "the absolute path of a directory such as \"/var/tmp\"";
+
+    fn parse(text: &str) -> Result<Self, Reject> {
+        if !text.starts_with('/') || text.contains('\0') {
+            return Err(Reject::Unlike);
+        }
+        // Two ways to write one directory are no change.
+        Ok(Self(Path::new(text).components().collect()))
     }
 }
 
@@ -89,6 +106,9 @@ mod tests {
         assert_eq!(AccessTarget::parse("stdot"), Err(Reject::Near("stdout".into())));
         assert!(AccessTarget::parse("logs/a.log").is_err());
         assert!(AbsoluteFile::parse("/run/").is_err());
+        assert_eq!(AbsoluteDir::parse("/var//tmp/"), AbsoluteDir::parse("/var/tmp"));
+        assert_eq!(AbsoluteDir::parse("/"), Ok(AbsoluteDir("/".into())));
+        assert!(AbsoluteDir::parse("").is_err() && AbsoluteDir::parse("tmp").is_err());
         assert_eq!(SocketFile::parse("/run/x"), Err(Reject::Near("unix:/run/x".into())));
         assert_eq!(SocketFile::parse("unix:/run/x"), Ok(SocketFile("/run/x".into())));
         assert_eq!(PageFile::parse("a/503.html").unwrap().content_type, "text/html; charset=utf-8");

@@ -3,6 +3,7 @@
 //! Each file is one language with its own tests. Whether values fit together is for `validate`.
 
 mod address;
+mod balance;
 mod duration;
 mod file;
 mod header;
@@ -15,7 +16,7 @@ mod word;
 
 pub use address::{NameServer, TrustedPeer};
 pub use duration::{Keepalive, Timeout};
-pub use file::{AbsoluteFile, PageFile, SocketFile};
+pub use file::{AbsoluteDir, AbsoluteFile, PageFile, SocketFile};
 pub use header::{FieldName, FieldValue, HealthHost, HealthPath};
 pub use path::StripPrefix;
 pub use quantity::{HeadSize, Percent, Rate, Size};

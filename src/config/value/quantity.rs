@@ -16,7 +16,7 @@ const UNITS: [(&str, u64); 7] = [
 ];
 
 /// A number of bytes.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Size(pub u64);
 
 /// A number of bytes that part of a request head may have.

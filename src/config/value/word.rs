@@ -1,6 +1,6 @@
-//! Closed sets of words: presets, balance, log level and format, what a client's leaving means.
+//! Closed sets of words: presets, priorities, log level and format, what a client's leaving means.
 
-use super::super::model::{AccessFormat, Balance, ClientAbort, LogLevel, Preset};
+use super::super::model::{AccessFormat, ClientAbort, LogLevel, Preset, Priority};
 use super::super::schema::{Described, word};
 use super::super::walk::{Node, Read, Walk};
 
@@ -20,7 +20,7 @@ pub const PRESETS: [(&str, Preset); 11] = [
 ];
 
 macro_rules! words {
-    ($type:ty, $words:expr, later $later:expr) => {
+    ($type:ty, $words:expr) => {
         impl Read for $type {
             fn describe() -> Described {
                 let names: Vec<String> = $words.iter().map(|(name, _)| format!("\"{name}\"")).collect();
@@ -28,16 +28,16 @@ macro_rules! words {
             }
 
             fn read(node: Node<'_>, walk: &mut Walk<'_>) -> Option<Self> {
-                word(node, walk, &$words, &$later)
+                word(node, walk, &$words)
             }
         }
     };
 }
 
-words!(Preset, PRESETS, later []);
-words!(Balance, [("least_conn", Balance::LeastConn), ("round_robin", Balance::RoundRobin)], later ["p2c", "hash:"]);
-words!(ClientAbort, [("finish", ClientAbort::Finish), ("close", ClientAbort::Close)], later []);
-words!(AccessFormat, [("json", AccessFormat::Json), ("combined", AccessFormat::Combined)], later []);
+words!(Preset, PRESETS);
+words!(Priority, [("normal", Priority::Normal), ("high", Priority::High)]);
+words!(ClientAbort, [("finish", ClientAbort::Finish), ("close", ClientAbort::Close)]);
+words!(AccessFormat, [("json", AccessFormat::Json), ("combined", AccessFormat::Combined)]);
 words!(
     LogLevel,
     [
@@ -46,6 +46,5 @@ words!(
         ("info", LogLevel::Info),
         ("debug", LogLevel::Debug),
         ("trace", LogLevel::Trace),
-    ],
-    later []
+    ]
 );

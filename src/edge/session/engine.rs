@@ -1,5 +1,12 @@
-//! What Pingora's engine calls on a session: each call is a line or two that hands over to the session's own steps.
+//! A session in the hands of Pingora's engine, for one exchange with the app.
+//!
+//! It implements Pingora's custom session trait (pingora-core `protocols/http/custom/server.rs`; hidden from its docs, hence
+//! the exact version pin and the ADR): each call is a line or two that hands over to the session's own steps. The session
+//! comes home through the [`Flight`] when the engine drops it, or before: a client whose app is late is answered while the
+//! exchange goes on without it, so that the app's slot is free only when the app is.
 
+use std::future::pending;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -14,25 +21,84 @@ use pingora_error::Result;
 use pingora_http::{RequestHeader, ResponseHeader};
 
 use crate::edge::session::{DRAIN_TIME, Session};
+use crate::proxy::exchange::Flight;
+use crate::proxy::rejection::Reason;
 
 type MessageReader = Box<dyn futures_util::Stream<Item = Result<Bytes>> + Unpin + Send + Sync + 'static>;
 
+/// A session that Pingora holds. It has a session, or the request of one that went home before its time.
+#[derive(Debug)]
+pub struct EngineSession {
+    session: Option<Box<Session>>,
+    left_behind: Option<Box<RequestHeader>>,
+    home: Arc<Flight>,
+}
+
+impl EngineSession {
+    #[must_use]
+    pub fn new(session: Box<Session>, home: Arc<Flight>) -> Self {
+        Self { session: Some(session), left_behind: None, home }
+    }
+
+    /// Sends the session home; the exchange goes on without it, and what the app says is discarded.
+    fn detach(&mut self) {
+        if let Some(session) = self.session.take() {
+            self.left_behind = Some(Box::new(session.request.clone()));
+            self.home.detach(session);
+        }
+    }
+
+    /// Waits for what ends the exchange from outside. An app that is late is not given up where its slot must stay taken.
+    async fn idle(&mut self) -> Result<Option<Bytes>> {
+        let Some(session) = &mut self.session else { return pending().await };
+        let ended = session.idle().await;
+        let exchange = &session.exchange;
+        if exchange.outcome.fault() == Some(Reason::UpstreamTimeout) && exchange.control.outlives_timeout() {
+            self.detach();
+            return pending().await;
+        }
+        ended
+    }
+}
+
+impl Drop for EngineSession {
+    fn drop(&mut self) {
+        if let Some(session) = self.session.take() {
+            self.home.land(session);
+        }
+    }
+}
+
 #[async_trait]
-impl CustomSession for Session {
+impl CustomSession for EngineSession {
     fn req_header(&self) -> &RequestHeader {
-        &self.request
+        match (&self.session, &self.left_behind) {
+            (Some(session), _) => &session.request,
+            (None, Some(request)) => request,
+            (None, None) => unreachable!("a session leaves its request behind"),
+        }
     }
 
     fn req_header_mut(&mut self) -> &mut RequestHeader {
-        &mut self.request
+        match (&mut self.session, &mut self.left_behind) {
+            (Some(session), _) => &mut session.request,
+            (None, Some(request)) => request,
+            (None, None) => unreachable!("a session leaves its request behind"),
+        }
     }
 
     async fn read_body_bytes(&mut self) -> Result<Option<Bytes>> {
-        self.next_body().await
+        match &mut self.session {
+            Some(session) => session.body_for_app().await,
+            None => Ok(None),
+        }
     }
 
     async fn read_body_or_idle(&mut self, no_body_expected: bool) -> Result<Option<Bytes>> {
-        if no_body_expected || self.body.is_done() { self.idle().await } else { self.next_body().await }
+        match &mut self.session {
+            Some(session) if !no_body_expected && !session.is_handed_on() => session.body_for_app().await,
+            _ => self.idle().await,
+        }
     }
 
     async fn drain_request_body(&mut self) -> Result<()> {
@@ -41,19 +107,20 @@ impl CustomSession for Session {
     }
 
     async fn write_response_header(&mut self, response: Box<ResponseHeader>, _end: bool) -> Result<()> {
-        self.take_header(response)
+        self.session.as_mut().map_or(Ok(()), |session| session.take_header(response))
     }
 
     async fn write_response_header_ref(&mut self, response: &ResponseHeader, _end: bool) -> Result<()> {
-        self.take_header(Box::new(response.clone()))
+        self.session.as_mut().map_or(Ok(()), |session| session.take_header(Box::new(response.clone())))
     }
 
     async fn write_body(&mut self, data: Bytes, end: bool) -> Result<()> {
-        self.take_body(&data).await?;
+        let Some(session) = &mut self.session else { return Ok(()) };
+        session.take_body(data).await?;
         if end {
-            self.take_end()?;
+            session.take_end()?;
         }
-        self.flush(&[]).await
+        session.flush(Bytes::new()).await
     }
 
     async fn write_trailers(&mut self, _trailers: HeaderMap) -> Result<()> {
@@ -63,27 +130,30 @@ impl CustomSession for Session {
     async fn response_duplex_vec(&mut self, tasks: Vec<HttpTask>) -> Result<bool> {
         let mut end = false;
         for task in tasks {
+            let session = &mut self.session;
             end |= match task {
                 HttpTask::Header(response, end) => {
-                    self.take_header(response)?;
+                    session.as_mut().map_or(Ok(()), |session| session.take_header(response))?;
                     end
                 }
                 HttpTask::Body(data, end) | HttpTask::UpgradedBody(data, end) => {
-                    self.take_body(data.as_deref().unwrap_or_default()).await?;
+                    if let (Some(session), Some(data)) = (session, data) {
+                        session.take_body(data).await?;
+                    }
                     end
                 }
                 HttpTask::Trailer(_) | HttpTask::Done => true,
                 HttpTask::Failed(error) => {
                     // What came before is the client's, so that it sees a response that broke, and not nothing.
-                    self.flush(&[]).await?;
+                    self.flush().await?;
                     return Err(error);
                 }
             };
         }
-        if end {
-            self.take_end()?;
+        if end && let Some(session) = &mut self.session {
+            session.take_end()?;
         }
-        self.flush(&[]).await?;
+        self.flush().await?;
         Ok(end)
     }
 
@@ -107,38 +177,39 @@ impl CustomSession for Session {
     }
 
     fn request_summary(&self) -> String {
-        format!("{} {}", self.method, self.exchange.target.escape_ascii())
+        self.session.as_ref().map_or_else(String::new, |session| {
+            format!("{} {}", session.method, session.exchange.target.escape_ascii())
+        })
     }
 
     fn response_written(&self) -> Option<&ResponseHeader> {
-        self.response.as_deref()
+        self.session.as_ref().and_then(|session| session.response.as_deref())
     }
 
-    async fn shutdown(&mut self, _code: u32, _context: &str) {
-        self.keep_alive = false;
-    }
+    // Whether the connection is kept is decided where it is given back.
+    async fn shutdown(&mut self, _code: u32, _context: &str) {}
 
     fn is_body_done(&mut self) -> bool {
-        self.body.is_done()
+        self.session.as_ref().is_none_or(|session| session.is_handed_on())
     }
 
     async fn finish(&mut self) -> Result<()> {
-        self.take_end()?;
-        self.flush(&[]).await?;
-        self.release().await;
-        Ok(())
+        if let Some(session) = &mut self.session {
+            session.take_end()?;
+        }
+        self.flush().await
     }
 
     fn is_body_empty(&mut self) -> bool {
-        !self.exchange.has_body
+        self.session.as_ref().is_none_or(|session| session.has_no_body())
     }
 
     fn body_bytes_sent(&self) -> usize {
-        usize::try_from(self.exchange.outcome.sent_bytes()).unwrap_or(usize::MAX)
+        0
     }
 
     fn body_bytes_read(&self) -> usize {
-        usize::try_from(self.exchange.outcome.body_bytes()).unwrap_or(usize::MAX)
+        0
     }
 
     fn digest(&self) -> Option<&Digest> {
@@ -161,11 +232,11 @@ impl CustomSession for Session {
         Bytes::new()
     }
 
-    // The body is streamed: `proxy` allows no retry once a byte of it was handed on.
+    // The engine makes one attempt; another begins with the session at home, from the start of the body.
     fn enable_retry_buffering(&mut self) {}
 
     fn retry_buffer_truncated(&self) -> bool {
-        self.exchange.outcome.body_touched()
+        true
     }
 
     fn get_retry_buffer(&self) -> Option<Bytes> {
@@ -190,5 +261,14 @@ impl CustomSession for Session {
 
     fn restore_custom_message_writer(&mut self, _writer: Box<dyn CustomMessageWrite>) -> Result<()> {
         Ok(())
+    }
+}
+
+impl EngineSession {
+    async fn flush(&mut self) -> Result<()> {
+        match &mut self.session {
+            Some(session) => session.flush(Bytes::new()).await,
+            None => Ok(()),
+        }
     }
 }

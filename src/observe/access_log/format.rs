@@ -46,6 +46,10 @@ pub struct Entry<'a> {
     pub bytes_out: u64,
     /// From the first byte of the request to the end of the response.
     pub duration: Duration,
+    /// From the first byte of the request until its body was whole; none without a body, and where it is streamed.
+    pub t_receive: Option<Duration>,
+    /// How long the request waited for a slot on an endpoint; zero when one was free, none when it asked for none.
+    pub t_queue: Option<Duration>,
     /// How long the connection to the endpoint took, where one was made.
     pub t_connect: Option<Duration>,
     /// From the request sent upstream to the first byte of the response.
@@ -85,6 +89,8 @@ impl Entry<'_> {
             bytes_in: 0,
             bytes_out: 0,
             duration: Duration::ZERO,
+            t_receive: None,
+            t_queue: None,
             t_connect: None,
             t_first_byte: None,
             retries: 0,
@@ -137,6 +143,8 @@ fn write_json(entry: &Entry<'_>, line: &mut Vec<u8>) {
     object.number("bytes_in", Some(entry.bytes_in));
     object.number("bytes_out", Some(entry.bytes_out));
     object.seconds("duration", Some(entry.duration));
+    object.seconds("t_receive", entry.t_receive);
+    object.seconds("t_queue", entry.t_queue);
     object.seconds("t_connect", entry.t_connect);
     object.seconds("t_first_byte", entry.t_first_byte);
     object.number("retries", entry.upstream.map(|_| entry.retries));
@@ -275,6 +283,8 @@ mod tests {
             bytes_in: 5,
             bytes_out: 123,
             duration: Duration::from_micros(1_000_042),
+            t_receive: Some(Duration::from_millis(2)),
+            t_queue: Some(Duration::from_micros(30)),
             t_connect: Some(Duration::from_micros(250)),
             t_first_byte: Some(Duration::from_millis(12)),
             retries: 1,
@@ -298,8 +308,8 @@ mod tests {
             r#"{"time":"2026-11-21T10:00:00.000123Z","request_id":"5f0c","client":"203.0.113.9","client_port":50000,"#,
             r#""method":"GET","host":"example.com","path":"/p","query":"q=1","protocol":"HTTP/1.1","status":200,"#,
             r#""route":"shop","upstream":"shop","endpoint":"127.0.0.1:8001","upstream_status":200,"bytes_in":5,"#,
-            r#""bytes_out":123,"duration":1.000042,"t_connect":0.000250,"t_first_byte":0.012000,"retries":1,"#,
-            r#""reused":false,"user_agent":"curl/8","referer":"https://example.com/","listener":"0.0.0.0:80"}"#,
+            r#""bytes_out":123,"duration":1.000042,"t_receive":0.002000,"t_queue":0.000030,"t_connect":0.000250,"#,
+            r#""t_first_byte":0.012000,"retries":1,"reused":false,"user_agent":"curl/8","referer":"https://example.com/","listener":"0.0.0.0:80"}"#,
             "\n"
         );
         assert_eq!(line(Format::Json, &entry()), expected);

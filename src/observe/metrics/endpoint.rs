@@ -1,17 +1,20 @@
 //! What is counted for each endpoint of an upstream: the app side of the gateway.
 //!
 //! The exact count that selection works with is kept by the endpoint itself; the gauge here only shows it.
+//! What changes seldom is not kept once for each core. [`samples`] writes the page.
+
+mod samples;
 
 use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use super::histogram::{Histogram, Reading};
+use super::histogram::Histogram;
 use super::label::{CheckResult, StatusClass, UpstreamError};
-use super::page::{Page, float};
 use super::shards::{Shards, increment};
-use super::table::{self, Family};
+
+pub(super) use samples::write;
 
 /// The counters of one endpoint in one upstream. A handle is resolved when a configuration is loaded and kept in it.
 #[derive(Debug)]
@@ -23,6 +26,13 @@ pub struct EndpointMetrics {
     /// Requests at once; 0 is unlimited.
     capacity: AtomicU64,
     checks: [AtomicU64; CheckResult::COUNT],
+    ejected: AtomicBool,
+    ejections: AtomicU64,
+    drained: AtomicBool,
+    unreachable: AtomicBool,
+    overdue: AtomicU64,
+    idle_connections: AtomicU64,
+    keepalive_micros: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -37,7 +47,7 @@ struct EndpointShard {
 }
 
 impl EndpointMetrics {
-    /// Starts out healthy: what nobody checks is in use.
+    /// Starts out healthy and with nothing against it: what nobody checks is in use.
     pub(super) fn new(upstream: &str, endpoint: &str) -> Self {
         Self {
             upstream: upstream.into(),
@@ -46,6 +56,13 @@ impl EndpointMetrics {
             healthy: AtomicBool::new(true),
             capacity: AtomicU64::new(0),
             checks: Default::default(),
+            ejected: AtomicBool::new(false),
+            ejections: AtomicU64::new(0),
+            drained: AtomicBool::new(false),
+            unreachable: AtomicBool::new(false),
+            overdue: AtomicU64::new(0),
+            idle_connections: AtomicU64::new(0),
+            keepalive_micros: AtomicU64::new(0),
         }
     }
 
@@ -84,6 +101,15 @@ impl EndpointMetrics {
         increment(&self.checks, result as usize);
     }
 
+    /// Says that an endpoint is there, of which nothing is known yet. The handle may be older: it lives as long as any request.
+    pub fn begin(&self) {
+        self.set_healthy(true);
+        self.set_ejected(false);
+        self.set_drained(false);
+        self.set_unreachable(false);
+        self.set_idle_connections(0);
+    }
+
     /// Says whether the endpoint is given requests.
     pub fn set_healthy(&self, healthy: bool) {
         self.healthy.store(healthy, Relaxed);
@@ -92,6 +118,45 @@ impl EndpointMetrics {
     /// Says how many requests the endpoint may work on at once; none or 0 is unlimited.
     pub fn set_capacity(&self, capacity: Option<u32>) {
         self.capacity.store(capacity.unwrap_or(0).into(), Relaxed);
+    }
+
+    /// Says whether the endpoint is left out because its last attempts failed; beside [`EndpointMetrics::record_ejection`].
+    pub fn set_ejected(&self, ejected: bool) {
+        self.ejected.store(ejected, Relaxed);
+    }
+
+    /// Counts that the endpoint was left out because its last attempts failed.
+    pub fn record_ejection(&self) {
+        self.ejections.fetch_add(1, Relaxed);
+    }
+
+    /// Says whether an operator keeps new requests from the endpoint.
+    pub fn set_drained(&self, drained: bool) {
+        self.drained.store(drained, Relaxed);
+    }
+
+    /// Says whether connections to the endpoint fail, so that requests wait until they can be made again.
+    pub fn set_unreachable(&self, unreachable: bool) {
+        self.unreachable.store(unreachable, Relaxed);
+    }
+
+    /// Counts a request as overdue until the guard is dropped: its client was answered, and the endpoint still works on it.
+    /// It stays in flight beside that.
+    #[must_use = "the request counts as overdue for as long as the guard lives"]
+    pub fn enter_overdue(self: &Arc<Self>) -> EndpointOverdue {
+        self.overdue.fetch_add(1, Relaxed);
+        EndpointOverdue { metrics: Arc::clone(self) }
+    }
+
+    /// Says how many open connections no request uses. Whoever keeps them may say so just before the page is written.
+    pub fn set_idle_connections(&self, idle: u64) {
+        self.idle_connections.store(idle, Relaxed);
+    }
+
+    /// Says how long an idle connection is kept for reuse; none is the same as zero, not at all.
+    pub fn set_keepalive_limit(&self, limit: Option<Duration>) {
+        let micros = limit.unwrap_or_default().as_micros();
+        self.keepalive_micros.store(u64::try_from(micros).unwrap_or(u64::MAX), Relaxed);
     }
 
     /// Requests between [`EndpointMetrics::enter`] and the end of their guard.
@@ -125,70 +190,14 @@ impl Drop for EndpointInFlight {
     }
 }
 
-pub(super) fn write(endpoints: &[Arc<EndpointMetrics>], page: &mut Page) {
-    write_counters(endpoints, page);
-    write_gauges(endpoints, page);
-    let mut histogram = |family: &'static Family, pick: fn(&EndpointShard) -> &Histogram| {
-        page.family(family, |samples| {
-            for one in endpoints {
-                samples.histogram(&[&one.upstream, &one.endpoint], &Reading::of(one.shards.iter().map(pick)));
-            }
-        });
-    };
-    histogram(&table::UPSTREAM_FIRST_BYTE, |shard| &shard.first_byte);
-    histogram(&table::UPSTREAM_DURATION, |shard| &shard.duration);
+/// A request whose client has its answer and which an endpoint still works on.
+#[derive(Debug)]
+pub struct EndpointOverdue {
+    metrics: Arc<EndpointMetrics>,
 }
 
-fn write_counters(endpoints: &[Arc<EndpointMetrics>], page: &mut Page) {
-    page.family(&table::UPSTREAM_REQUESTS, |samples| {
-        for one in endpoints {
-            for class in StatusClass::ALL {
-                let count = one.shards.count(|shard| shard.requests.get(*class as usize));
-                samples.count(&one.labels(class.text()), count);
-            }
-        }
-    });
-    page.family(&table::UPSTREAM_ERRORS, |samples| {
-        for one in endpoints {
-            for kind in UpstreamError::ALL {
-                let count = one.shards.count(|shard| shard.errors.get(*kind as usize));
-                samples.count(&one.labels(kind.text()), count);
-            }
-        }
-    });
-    page.family(&table::UPSTREAM_HEALTH_CHECKS, |samples| {
-        for one in endpoints {
-            for (result, count) in CheckResult::ALL.iter().zip(&one.checks) {
-                samples.count(&one.labels(result.text()), count.load(Relaxed));
-            }
-        }
-    });
-    page.family(&table::UPSTREAM_CONNECTIONS, |samples| {
-        for one in endpoints {
-            samples.count(&one.labels("false"), one.shards.count(|shard| Some(&shard.connections_new)));
-            samples.count(&one.labels("true"), one.shards.count(|shard| Some(&shard.connections_reused)));
-        }
-    });
-}
-
-fn write_gauges(endpoints: &[Arc<EndpointMetrics>], page: &mut Page) {
-    page.family(&table::UPSTREAM_IN_FLIGHT, |samples| {
-        for one in endpoints {
-            samples.value(&[&one.upstream, &one.endpoint], float(one.in_flight()));
-        }
-    });
-    page.family(&table::UPSTREAM_CAPACITY, |samples| {
-        for one in endpoints {
-            let capacity = one.capacity.load(Relaxed);
-            if capacity > 0 {
-                samples.value(&[&one.upstream, &one.endpoint], float(capacity));
-            }
-        }
-    });
-    page.family(&table::UPSTREAM_HEALTHY, |samples| {
-        for one in endpoints {
-            let healthy = u8::from(one.healthy.load(Relaxed));
-            samples.value(&[&one.upstream, &one.endpoint], healthy.into());
-        }
-    });
+impl Drop for EndpointOverdue {
+    fn drop(&mut self) {
+        self.metrics.overdue.fetch_sub(1, Relaxed);
+    }
 }

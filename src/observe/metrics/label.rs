@@ -122,6 +122,18 @@ closed_set! {
 }
 
 closed_set! {
+    /// Why a request did not get the slot it asked for.
+    QueueDrop {
+        /// The client left while it waited.
+        ClientLeft = "client_left",
+        /// It waited for as long as it may.
+        Late = "late",
+        /// As many as may were waiting already.
+        Full = "full",
+    }
+}
+
+closed_set! {
     /// How a health check ended.
     CheckResult {
         /// The endpoint answered as expected.

@@ -93,6 +93,49 @@ families! {
     UPSTREAM_RESOLVE_FAILURES: Counter "propylon_upstream_resolve_failures_total" ["upstream"]
         "Name lookups that failed; the addresses found before stay in use.";
 
+    QUEUE_DEPTH: Gauge "propylon_queue_depth" ["upstream"]
+        "Requests that wait for a free slot on an endpoint.";
+    QUEUE_MAX: Gauge "propylon_queue_max" ["upstream"]
+        "Requests that may wait at once; one more is refused.";
+    QUEUE_WAIT: Histogram "propylon_queue_wait_seconds" ["upstream"]
+        "Time in the queue of the requests that waited and got a slot.";
+    QUEUE_DROPS: Counter "propylon_queue_drops_total" ["upstream", "reason"]
+        "Requests that needed to wait and got no slot, by reason.";
+
+    ENDPOINT_EJECTED: Gauge "propylon_endpoint_ejected" ["upstream", "endpoint"]
+        "1 while an endpoint is left out because its last attempts failed.";
+    ENDPOINT_EJECTIONS: Counter "propylon_endpoint_ejections_total" ["upstream", "endpoint"]
+        "Times an endpoint was left out because its last attempts failed.";
+    ENDPOINT_DRAINED: Gauge "propylon_endpoint_drained" ["upstream", "endpoint"]
+        "1 while an operator keeps an endpoint from new requests.";
+    ENDPOINT_UNREACHABLE: Gauge "propylon_endpoint_unreachable" ["upstream", "endpoint"]
+        "1 while connections to an endpoint cannot be made and its requests are held.";
+    ENDPOINT_OVERDUE: Gauge "propylon_endpoint_overdue" ["upstream", "endpoint"]
+        "Requests an endpoint still works on after their client was answered 504; each holds its slot.";
+    ENDPOINT_IDLE_CONNECTIONS: Gauge "propylon_endpoint_idle_connections" ["upstream", "endpoint"]
+        "Open connections to an endpoint that no request uses.";
+    ENDPOINT_KEEPALIVE: Gauge "propylon_endpoint_keepalive_seconds" ["upstream", "endpoint"]
+        "How long an idle connection to an endpoint is kept for reuse; 0 where none is kept.";
+
+    SPOOL_MEMORY: Gauge "propylon_spool_memory_bytes" []
+        "Memory that request and response bodies hold.";
+    SPOOL_MEMORY_LIMIT: Gauge "propylon_spool_memory_limit_bytes" []
+        "Memory that they may hold; what is more goes to disk.";
+    SPOOL_DISK: Gauge "propylon_spool_disk_bytes" []
+        "Disk space that is set aside for bodies.";
+    SPOOL_DISK_LIMIT: Gauge "propylon_spool_disk_limit_bytes" []
+        "Disk space that may be set aside for bodies.";
+    SPOOL_FILES: Gauge "propylon_spool_files" []
+        "Open files with bodies; they have no name in the directory.";
+    SPOOL_BODIES_ON_DISK: Counter "propylon_spool_bodies_on_disk_total" []
+        "Times a body went to disk.";
+    SPOOL_DISK_WRITTEN: Counter "propylon_spool_disk_written_bytes_total" []
+        "Bytes of bodies written to disk.";
+    SPOOL_FULL: Counter "propylon_spool_full_total" ["limit"]
+        "Bodies that met a limit of the disk: requests are refused, responses wait for their client.";
+    SPOOL_IO_ERRORS: Counter "propylon_spool_io_errors_total" []
+        "Files of bodies that could not be made, written or read.";
+
     CONNECTIONS: Gauge "propylon_connections" ["listener", "state"]
         "Open client connections, by whether a request is under way.";
     CONNECTIONS_ACCEPTED: Counter "propylon_connections_total" ["listener"]

@@ -9,9 +9,14 @@ use scraper::{Labels, parse};
 
 const REASONS: &[&str] = &["no_route", "body_too_large"];
 
+/// The page while no body waits.
+fn page(metrics: &Metrics) -> String {
+    metrics.render(&SpoolReading::default())
+}
+
 fn value(metrics: &Metrics, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
     let wanted: Labels = labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
-    let mut found = parse(&metrics.render()).into_iter().filter(|(n, l, _)| n == name && *l == wanted);
+    let mut found = parse(&page(metrics)).into_iter().filter(|(n, l, _)| n == name && *l == wanted);
     let value = found.next()?.2;
     assert!(found.next().is_none(), "{name}{labels:?} stands twice");
     Some(value)
@@ -66,7 +71,7 @@ fn counts_survive_a_reload_and_removed_names_disappear() {
     assert_eq!(in_flight("removed"), None);
     assert_eq!(in_flight("kept"), Some(0.0));
     assert_eq!(in_flight(NO_ROUTE), Some(0.0));
-    assert!(!metrics.render().contains("127.0.0.1:8001"));
+    assert!(!page(&metrics).contains("127.0.0.1:8001"));
 }
 
 #[test]
@@ -98,6 +103,120 @@ fn an_endpoint_shows_its_state() {
     assert_eq!(with("propylon_upstream_connections_total", "reused", "false"), Some(0.0));
     assert_eq!(of("propylon_upstream_first_byte_seconds_count"), Some(1.0));
     assert_eq!(of("propylon_upstream_duration_seconds_sum"), Some(0.002));
+}
+
+#[test]
+fn an_endpoint_shows_why_it_gets_nothing() {
+    let metrics = Metrics::new("1.2.3", REASONS);
+    let endpoint = metrics.endpoint("shop", "10.0.0.1:8000");
+    let of = |name| value(&metrics, name, &[("upstream", "shop"), ("endpoint", "10.0.0.1:8000")]);
+    let flags = ["ejected", "drained", "unreachable"].map(|flag| format!("propylon_endpoint_{flag}"));
+    let set = [EndpointMetrics::set_ejected, EndpointMetrics::set_drained, EndpointMetrics::set_unreachable];
+    for raised in 0..flags.len() {
+        set[raised](&endpoint, true);
+        for (index, flag) in flags.iter().enumerate() {
+            assert_eq!(of(flag), Some(if index == raised { 1.0 } else { 0.0 }), "{flag}");
+        }
+        set[raised](&endpoint, false);
+        assert_eq!(of(&flags[raised]), Some(0.0));
+    }
+    assert_eq!(of("propylon_upstream_healthy"), Some(1.0), "checks have their own say");
+    endpoint.record_ejection();
+    endpoint.record_ejection();
+    assert_eq!(of("propylon_endpoint_ejections_total"), Some(2.0));
+}
+
+#[test]
+fn what_is_kept_open_to_an_endpoint_is_shown() {
+    let metrics = Metrics::new("1.2.3", REASONS);
+    let endpoint = metrics.endpoint("shop", "10.0.0.1:8000");
+    let of = |name| value(&metrics, name, &[("upstream", "shop"), ("endpoint", "10.0.0.1:8000")]);
+    let seconds = |limit| {
+        endpoint.set_keepalive_limit(limit);
+        of("propylon_endpoint_keepalive_seconds").unwrap()
+    };
+    assert!((seconds(Some(Duration::from_millis(2500))) - 2.5).abs() < 1e-9);
+    assert_eq!((seconds(Some(Duration::ZERO)), seconds(None)), (0.0, 0.0));
+    assert!(seconds(Some(Duration::MAX)) > 1e12, "more than can be held is not little");
+    endpoint.set_idle_connections(3);
+    assert_eq!(of("propylon_endpoint_idle_connections"), Some(3.0));
+    endpoint.set_idle_connections(0);
+    assert_eq!(of("propylon_endpoint_idle_connections"), Some(0.0));
+}
+
+#[test]
+fn an_overdue_request_stays_in_flight_until_the_endpoint_ends_it() {
+    let metrics = Metrics::new("1.2.3", REASONS);
+    let endpoint = metrics.endpoint("shop", "10.0.0.1:8000");
+    let of = |name| value(&metrics, name, &[("upstream", "shop"), ("endpoint", "10.0.0.1:8000")]);
+    let held = endpoint.enter();
+    let (one, two) = (endpoint.enter_overdue(), endpoint.enter_overdue());
+    assert_eq!((of("propylon_endpoint_overdue"), of("propylon_upstream_in_flight")), (Some(2.0), Some(1.0)));
+    drop(two);
+    assert_eq!(of("propylon_endpoint_overdue"), Some(1.0));
+    std::thread::spawn(move || drop((held, one))).join().unwrap();
+    assert_eq!((of("propylon_endpoint_overdue"), of("propylon_upstream_in_flight")), (Some(0.0), Some(0.0)));
+    // A reload may let go of an endpoint before it is done.
+    let late = endpoint.enter_overdue();
+    drop(endpoint);
+    assert_eq!(of("propylon_endpoint_overdue"), Some(1.0));
+    drop(late);
+    assert_eq!(of("propylon_endpoint_overdue"), None);
+}
+
+#[test]
+fn a_queue_shows_who_waits_and_who_gave_up() {
+    let metrics = Metrics::new("1.2.3", REASONS);
+    let upstream = metrics.upstream("shop");
+    let of = |name| value(&metrics, name, &[("upstream", "shop")]);
+    let drops = |reason| value(&metrics, "propylon_queue_drops_total", &[("upstream", "shop"), ("reason", reason)]);
+    assert_eq!((of("propylon_queue_depth"), of("propylon_queue_wait_seconds_count")), (Some(0.0), Some(0.0)));
+    assert_eq!((drops("client_left"), drops("late"), drops("full")), (Some(0.0), Some(0.0), Some(0.0)));
+
+    upstream.set_queue_max(100);
+    (0..3).for_each(|_| upstream.queue_entered());
+    upstream.record_queue_drop(QueueDrop::Full);
+    assert_eq!((of("propylon_queue_depth"), of("propylon_queue_max")), (Some(3.0), Some(100.0)));
+    upstream.queue_left();
+    upstream.record_queue_wait(Duration::from_millis(80));
+    // Whichever thread finds out that it is over.
+    std::thread::scope(|scope| {
+        for reason in [QueueDrop::ClientLeft, QueueDrop::Late] {
+            let upstream = &upstream;
+            scope.spawn(move || {
+                upstream.queue_left();
+                upstream.record_queue_drop(reason);
+            });
+        }
+    });
+    assert_eq!((of("propylon_queue_depth"), upstream.queue_depth()), (Some(0.0), 0));
+    assert_eq!((drops("client_left"), drops("late"), drops("full")), (Some(1.0), Some(1.0), Some(1.0)));
+    assert_eq!(of("propylon_queue_wait_seconds_count"), Some(1.0));
+    assert_eq!(of("propylon_queue_wait_seconds_sum"), Some(0.08));
+    upstream.set_queue_max(usize::MAX);
+    assert!(of("propylon_queue_max") > Some(1e9));
+}
+
+#[test]
+fn the_spool_is_shown_as_it_was_read() {
+    let metrics = Metrics::new("1.2.3", REASONS);
+    let reading = SpoolReading {
+        memory_bytes: 1,
+        memory_limit: 2,
+        disk_bytes: 3,
+        disk_limit: 4,
+        files: 5,
+        bodies_on_disk_total: 6,
+        disk_written_bytes_total: 7,
+        refused_budget_total: 8,
+        refused_body_total: 9,
+        io_errors_total: 10,
+    };
+    let samples = parse(&metrics.render(&reading));
+    let shown: Vec<_> = samples.iter().filter(|(name, ..)| name.starts_with("propylon_spool_")).collect();
+    assert!(shown.iter().map(|(.., value)| *value).eq((1..=10).map(f64::from)), "{shown:?}");
+    let limits = shown.iter().filter_map(|(_, labels, value)| Some((labels.get("limit")?.as_str(), *value)));
+    assert_eq!(limits.collect::<Vec<_>>(), [("disk", 8.0), ("disk_per_body", 9.0)]);
 }
 
 #[test]
@@ -161,7 +280,7 @@ fn hostile_names_stay_inside_their_quotes() {
     let metrics = Metrics::new(name, REASONS);
     let _handles = (metrics.route(name), metrics.upstream(name), metrics.endpoint(name, name), metrics.listener(name));
     metrics.route(name).record(Method::Other, 200, Duration::ZERO, 0, 0);
-    let samples = parse(&metrics.render());
+    let samples = parse(&page(&metrics));
     assert!(samples.iter().all(|(sample, ..)| sample != "propylon_up"));
     for label in ["route", "upstream", "endpoint", "listener", "version"] {
         assert!(samples.iter().any(|(_, labels, _)| labels.get(label).is_some_and(|text| text == name)), "{label}");
@@ -174,7 +293,7 @@ fn a_full_page_holds_every_metric_of_the_table_and_no_other() {
     let handles = (metrics.route("r"), metrics.upstream("u"), metrics.endpoint("u", "e"), metrics.listener("l"));
     handles.0.record(Method::Get, 200, Duration::ZERO, 0, 0);
     handles.2.set_capacity(Some(1));
-    let text = metrics.render();
+    let text = page(&metrics);
     let typed: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
     let expected: Vec<String> =
         table::ALL.iter().map(|family| format!("{} {}", family.name, family.kind.text())).collect();
@@ -209,7 +328,7 @@ fn a_thousand_endpoints_are_rendered() {
         }
     }
     let begun = Instant::now();
-    let text = metrics.render();
+    let text = page(&metrics);
     eprintln!("{} endpoints: {} bytes in {:?}", handles.len(), text.len(), begun.elapsed());
     let samples = text.lines().filter(|line| !line.starts_with('#')).count();
     assert!(samples > 50_000, "{samples}");

@@ -1,12 +1,14 @@
-//! What is counted for each upstream as a whole; its endpoints have their own in `endpoint.rs`.
+//! What is counted for each upstream as a whole, its queue included; its endpoints have their own in `endpoint.rs`.
+//!
+//! The exact length that the queue is bounded by is kept by the queue itself; the gauge here only shows it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use super::histogram::{Histogram, Reading};
-use super::label::Retry;
-use super::page::Page;
+use super::label::{QueueDrop, Retry};
+use super::page::{Page, float};
 use super::shards::{Shards, increment};
 use super::table;
 
@@ -15,6 +17,7 @@ use super::table;
 pub struct UpstreamMetrics {
     name: Box<str>,
     shards: Shards<UpstreamShard>,
+    queue_max: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -23,11 +26,14 @@ struct UpstreamShard {
     retries: [AtomicU64; Retry::COUNT],
     budget_exhausted: AtomicU64,
     resolve_failures: AtomicU64,
+    queued: AtomicI64,
+    queue_wait: Histogram,
+    queue_drops: [AtomicU64; QueueDrop::COUNT],
 }
 
 impl UpstreamMetrics {
     pub(super) fn new(name: &str) -> Self {
-        Self { name: name.into(), shards: Shards::default() }
+        Self { name: name.into(), shards: Shards::default(), queue_max: AtomicU64::new(0) }
     }
 
     /// The name in the `upstream` label.
@@ -55,9 +61,45 @@ impl UpstreamMetrics {
     pub fn record_resolve_failure(&self) {
         self.shards.here().resolve_failures.fetch_add(1, Relaxed);
     }
+
+    /// Counts a request as waiting for a slot, until [`UpstreamMetrics::queue_left`].
+    pub fn queue_entered(&self) {
+        self.shards.here().queued.fetch_add(1, Relaxed);
+    }
+
+    /// Ends what [`UpstreamMetrics::queue_entered`] began, on whichever thread; why it ended is recorded beside it.
+    pub fn queue_left(&self) {
+        self.shards.here().queued.fetch_sub(1, Relaxed);
+    }
+
+    /// Records how long a request waited that got a slot; one that found a slot at once did not wait.
+    pub fn record_queue_wait(&self, duration: Duration) {
+        self.shards.here().queue_wait.observe(duration);
+    }
+
+    /// Counts a request that needed to wait and got no slot.
+    pub fn record_queue_drop(&self, reason: QueueDrop) {
+        increment(&self.shards.here().queue_drops, reason as usize);
+    }
+
+    /// Says how many requests may wait at once.
+    pub fn set_queue_max(&self, max: usize) {
+        self.queue_max.store(u64::try_from(max).unwrap_or(u64::MAX), Relaxed);
+    }
+
+    /// Requests between [`UpstreamMetrics::queue_entered`] and [`UpstreamMetrics::queue_left`].
+    #[must_use]
+    pub fn queue_depth(&self) -> u64 {
+        self.shards.gauge(|shard| &shard.queued).unsigned_abs()
+    }
 }
 
 pub(super) fn write(upstreams: &[Arc<UpstreamMetrics>], page: &mut Page) {
+    write_counts(upstreams, page);
+    write_queue(upstreams, page);
+}
+
+fn write_counts(upstreams: &[Arc<UpstreamMetrics>], page: &mut Page) {
     page.family(&table::UPSTREAM_CONNECT, |samples| {
         for upstream in upstreams {
             samples.histogram(&[&upstream.name], &Reading::of(upstream.shards.iter().map(|shard| &shard.connect)));
@@ -80,4 +122,30 @@ pub(super) fn write(upstreams: &[Arc<UpstreamMetrics>], page: &mut Page) {
     };
     counter(&table::UPSTREAM_RETRY_BUDGET_EXHAUSTED, |shard| &shard.budget_exhausted);
     counter(&table::UPSTREAM_RESOLVE_FAILURES, |shard| &shard.resolve_failures);
+}
+
+fn write_queue(upstreams: &[Arc<UpstreamMetrics>], page: &mut Page) {
+    page.family(&table::QUEUE_DEPTH, |samples| {
+        for upstream in upstreams {
+            samples.value(&[&upstream.name], float(upstream.queue_depth()));
+        }
+    });
+    page.family(&table::QUEUE_MAX, |samples| {
+        for upstream in upstreams {
+            samples.value(&[&upstream.name], float(upstream.queue_max.load(Relaxed)));
+        }
+    });
+    page.family(&table::QUEUE_WAIT, |samples| {
+        for upstream in upstreams {
+            samples.histogram(&[&upstream.name], &Reading::of(upstream.shards.iter().map(|shard| &shard.queue_wait)));
+        }
+    });
+    page.family(&table::QUEUE_DROPS, |samples| {
+        for upstream in upstreams {
+            for reason in QueueDrop::ALL {
+                let count = upstream.shards.count(|shard| shard.queue_drops.get(*reason as usize));
+                samples.count(&[&upstream.name, reason.text()], count);
+            }
+        }
+    });
 }

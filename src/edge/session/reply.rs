@@ -1,0 +1,398 @@
+//! The response on its way to the client: framed, written as far as the client takes it, the rest kept in the backlog.
+//!
+//! What has come from the app is sent on at once. Where the client is slower than the app, the backlog takes the difference, so
+//! that the app is free as soon as it has answered: in memory, then in a file, and where neither is allowed the app waits.
+
+use std::future::poll_fn;
+use std::io;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+use http::{HeaderValue, StatusCode, Version, header};
+use pingora_error::{ErrorType, Result};
+use pingora_http::ResponseHeader;
+use tokio::time::Instant;
+
+use crate::config::model::{ClientLimits, MIN_RATE_GRACE};
+use crate::edge::alarm::{NEVER, deadline_in};
+use crate::edge::body::BodyReader;
+use crate::edge::response_writer::{Framing, Persistence, put_chunk_size, write_head};
+use crate::edge::session::wait::{AHEAD_READ, Event};
+use crate::edge::session::{DRAIN_MAX, Session};
+use crate::edge::transport::poll_once;
+use crate::proxy::rejection::Reason;
+use crate::spool::{Full, Keep, Spooled};
+
+/// Body chunks up to this size are copied beside the head, so that a small answer is one plain write.
+const COPY_MAX: usize = 4 * 1024;
+
+impl Session {
+    /// Takes the head of the answer in; it is written with what follows.
+    ///
+    /// # Errors
+    /// The app's head cannot be passed on.
+    pub fn take_header(&mut self, mut response: Box<ResponseHeader>) -> Result<()> {
+        if response.status == StatusCode::SWITCHING_PROTOCOLS {
+            // No request of ours asks for it, and nothing that could be answered follows.
+            return self.fail(Reason::UpstreamInvalid, ErrorType::InvalidHTTPHeader, "101 that nobody asked for");
+        }
+        if response.status.is_informational() {
+            // Expect was answered by us; early hints are for HTTP/2 clients. The answer is still waited for.
+            return Ok(());
+        }
+        self.app_wait = None;
+        say_length_once(&mut response);
+        let Some(framing) = Framing::of(&response, &self.method, self.version) else {
+            return self.fail(
+                Reason::UpstreamInvalid,
+                ErrorType::InvalidHTTPHeader,
+                "invalid Content-Length in response",
+            );
+        };
+        // A client that still waits for 100 may send its body or not: what follows would have two readings.
+        self.keep_alive &= framing != Framing::UntilClose
+            && !self.expects_continue
+            && !self.leaves_large_body()
+            && !self.exchange.control.closes_connection()
+            && !self.exchange.client().keepalive_timeout.is_zero()
+            && !self.exchange.snapshot.shared.is_draining();
+        let persistence = match (self.keep_alive, self.version) {
+            (false, _) => Persistence::Close,
+            (true, Version::HTTP_10) => Persistence::KeepSaid,
+            (true, _) => Persistence::Keep,
+        };
+        write_head(&mut self.out, &response, framing, persistence);
+        self.framing = framing;
+        self.response = Some(response);
+        Ok(())
+    }
+
+    /// Whether nobody wanted the body, and more of it is to come than is read to keep the connection.
+    fn leaves_large_body(&self) -> bool {
+        matches!(self.body, BodyReader::Length(left) if left > DRAIN_MAX) && !self.exchange.outcome.body_touched()
+    }
+
+    /// Takes a piece of the body in and sends it on.
+    ///
+    /// # Errors
+    /// The app sends more than it announced; the client is gone.
+    pub async fn take_body(&mut self, data: Bytes) -> Result<()> {
+        self.app_wait = None;
+        if data.is_empty() || self.framing == Framing::None {
+            return Ok(());
+        }
+        match &mut self.framing {
+            Framing::Length(left) => match left.checked_sub(data.len() as u64) {
+                Some(rest) => *left = rest,
+                None => {
+                    return self.fail(
+                        Reason::UpstreamInvalid,
+                        ErrorType::InvalidHTTPHeader,
+                        "more body than Content-Length",
+                    );
+                }
+            },
+            Framing::Chunked => put_chunk_size(&mut self.out, data.len()),
+            Framing::UntilClose | Framing::None => {}
+        }
+        if !self.discarding {
+            self.exchange.outcome.count_sent(data.len());
+        }
+        if data.len() <= COPY_MAX {
+            self.out.extend_from_slice(&data);
+        } else {
+            self.flush(data).await?;
+        }
+        if self.framing == Framing::Chunked {
+            self.out.extend_from_slice(b"\r\n");
+        }
+        Ok(())
+    }
+
+    /// The response is whole.
+    ///
+    /// # Errors
+    /// It is not: the app announced more.
+    pub fn take_end(&mut self) -> Result<()> {
+        if self.ended || self.response.is_none() {
+            return Ok(());
+        }
+        match self.framing {
+            Framing::Length(1..) => {
+                return self.fail(Reason::UpstreamClosed, ErrorType::ConnectionClosed, "less body than Content-Length");
+            }
+            Framing::Chunked => self.out.extend_from_slice(b"0\r\n\r\n"),
+            _ => {}
+        }
+        self.ended = true;
+        Ok(())
+    }
+
+    /// Sends what is pending, and `data` after it: to the client as far as it takes it, the rest to the backlog.
+    ///
+    /// # Errors
+    /// The client is gone, and the exchange does not go on without it.
+    pub async fn flush(&mut self, mut data: Bytes) -> Result<()> {
+        if self.discarding {
+            self.out.clear();
+            return Ok(());
+        }
+        if self.out.is_empty() && data.is_empty() {
+            return Ok(());
+        }
+        if self.is_drained() && self.write_now(&mut data).await.is_err() {
+            return self.client_left();
+        }
+        self.mark_answered();
+        while !(self.discarding || self.out.is_empty() && data.is_empty()) {
+            if !self.keep_back(&mut data).await {
+                self.make_room(&mut data).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes without waiting.
+    async fn write_now(&mut self, data: &mut Bytes) -> io::Result<()> {
+        let Self { connection, out, patience, .. } = self;
+        while !(out.is_empty() && data.is_empty()) {
+            let write = poll_fn(|cx| connection.transport.poll_write_both(cx, out, data));
+            match poll_once(write).await {
+                Poll::Pending => return Ok(()),
+                Poll::Ready(written) => match written? {
+                    0 => return Err(io::ErrorKind::WriteZero.into()),
+                    written => {
+                        patience.progress(written);
+                        let from_out = written.min(out.len());
+                        out.advance(from_out);
+                        data.advance(written - from_out);
+                    }
+                },
+            }
+        }
+        out.clear();
+        Ok(())
+    }
+
+    /// Puts what is pending into the backlog; false when there is no room for all of it, or none is to be kept back.
+    async fn keep_back(&mut self, data: &mut Bytes) -> bool {
+        if !self.exchange.control.spools_response() {
+            return false;
+        }
+        let depot = &self.exchange.snapshot.shared.depot;
+        let backlog = self.backlog.get_or_insert_with(|| Box::new(Backlog::new(Spooled::new(depot, Keep::Once))));
+        // What is refused stays where it is, in its order.
+        let mut kept = Ok(());
+        if !self.out.is_empty() {
+            let pending = self.out.split().freeze();
+            kept = backlog.spooled.push(pending.clone()).await;
+            if kept.is_err() {
+                self.out.extend_from_slice(&pending);
+            }
+        }
+        if kept.is_ok() && !data.is_empty() {
+            kept = backlog.spooled.push(data.clone()).await;
+            if kept.is_ok() {
+                data.clear();
+            }
+        }
+        if let Err(Full::Io(error)) = &kept
+            && !std::mem::replace(&mut backlog.lamented, true)
+        {
+            tracing::error!(%error, "the spool cannot take a response: the app waits for the client");
+        }
+        kept.is_ok()
+    }
+
+    /// Waits until the client took something: the app's turn to be held up.
+    async fn make_room(&mut self, data: &mut Bytes) -> Result<()> {
+        if self.is_drained() {
+            let piece = if self.out.is_empty() { std::mem::take(data) } else { self.out.split().freeze() };
+            let depot = &self.exchange.snapshot.shared.depot;
+            self.backlog.get_or_insert_with(|| Box::new(Backlog::new(Spooled::new(depot, Keep::Once)))).piece = piece;
+        }
+        self.write_backlog().await
+    }
+
+    /// Waits for one write of the backlog.
+    async fn write_backlog(&mut self) -> Result<()> {
+        let far = deadline_in(NEVER);
+        loop {
+            match self.event(far, AHEAD_READ).await {
+                Event::Took => return Ok(()),
+                // The next request, ahead of its time.
+                Event::Sent | Event::Late => {}
+                Event::Left => return self.client_left(),
+                Event::Stalled => return self.client_stalled(),
+                Event::Lost => return self.backlog_lost(),
+            }
+        }
+    }
+
+    /// Writes all that the client has not taken yet; the app has nothing to do with it any more.
+    ///
+    /// # Errors
+    /// The client left or takes nothing; the answer is torn.
+    pub async fn drain(&mut self) -> Result<()> {
+        if !self.is_drained() {
+            // Few come this way, so they alone make room for it.
+            Box::pin(self.write_all()).await?;
+        }
+        self.backlog = None;
+        Ok(())
+    }
+
+    async fn write_all(&mut self) -> Result<()> {
+        while !self.is_drained() {
+            self.write_backlog().await?;
+        }
+        Ok(())
+    }
+
+    fn is_drained(&self) -> bool {
+        self.backlog.as_ref().is_none_or(|backlog| backlog.is_empty())
+    }
+
+    fn mark_answered(&self) {
+        if let Some(response) = &self.response {
+            self.exchange.outcome.mark_answered(response.status.as_u16());
+        }
+    }
+
+    /// The client is gone. Ok when the exchange goes on without it.
+    pub(super) fn client_left(&mut self) -> Result<()> {
+        self.exchange.outcome.mark_client_gone();
+        self.stop_writing();
+        if self.exchange.control.finishes_without_client() && self.body.is_done() {
+            self.discarding = true;
+            return Ok(());
+        }
+        self.fail(Reason::ClientClosed, ErrorType::ConnectionClosed, "the client left")
+    }
+
+    /// The client takes nothing. Ok when the exchange goes on without it.
+    pub(super) fn client_stalled(&mut self) -> Result<()> {
+        self.exchange.outcome.set_fault(Reason::WriteTimeout);
+        self.client_left()
+    }
+
+    pub(super) fn backlog_lost(&mut self) -> Result<()> {
+        self.exchange.outcome.set_fault(Reason::SpoolFailed);
+        self.client_left()
+    }
+
+    /// What was not taken was not sent.
+    fn stop_writing(&mut self) {
+        if let Some(backlog) = self.backlog.take() {
+            self.exchange.outcome.uncount_sent(backlog.unread());
+        }
+        self.out.clear();
+        if self.framing == Framing::UntilClose {
+            // However the exchange goes on, this body must not end like a whole one.
+            self.connection.transport.reset_on_close();
+        }
+    }
+}
+
+/// What a client is too slow to take.
+#[derive(Debug)]
+pub(super) struct Backlog {
+    spooled: Spooled,
+    /// Out of the spool, and next to be written.
+    piece: Bytes,
+    /// That the spool failed was logged.
+    lamented: bool,
+}
+
+impl Backlog {
+    fn new(spooled: Spooled) -> Self {
+        Self { spooled, piece: Bytes::new(), lamented: false }
+    }
+
+    /// Fetches the next piece where none is at hand; whether there is one. Cancel safe.
+    pub(super) async fn fill(&mut self) -> io::Result<bool> {
+        if self.piece.is_empty()
+            && let Some(piece) = self.spooled.next().await?
+        {
+            self.piece = piece;
+        }
+        Ok(!self.piece.is_empty())
+    }
+
+    pub(super) fn piece(&self) -> &[u8] {
+        &self.piece
+    }
+
+    /// The client took `bytes` of the piece.
+    pub(super) fn took(&mut self, bytes: usize) {
+        self.piece.advance(bytes);
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.piece.is_empty() && self.spooled.unread() == 0
+    }
+
+    fn unread(&self) -> u64 {
+        self.piece.len() as u64 + self.spooled.unread()
+    }
+}
+
+/// An app may repeat its Content-Length; Pingora has checked that it says the same each time (RFC 9110 section 8.6).
+fn say_length_once(response: &mut ResponseHeader) {
+    let mut all = response.headers.get_all(header::CONTENT_LENGTH).iter();
+    let Some(first) = all.next().map(HeaderValue::as_bytes) else { return };
+    if all.next().is_none() && !first.contains(&b',') {
+        return;
+    }
+    let once = first.split(|b| *b == b',').next().unwrap_or_default().trim_ascii();
+    if let Ok(once) = HeaderValue::from_bytes(once) {
+        // Cannot fail for a name and a value that are valid already.
+        let _ = response.insert_header(header::CONTENT_LENGTH, once);
+    }
+}
+
+/// How long `bytes` may have taken at the slowest rate allowed.
+pub(super) fn slowest(bytes: u64, rate: u64) -> Duration {
+    if rate == 0 {
+        return Duration::from_secs(u64::from(u32::MAX));
+    }
+    MIN_RATE_GRACE.max(Duration::from_secs(bytes / rate))
+}
+
+/// The waits for a client that reads slowly: each bounded, and all together by a minimum rate. Time in which there was nothing
+/// to send does not count.
+#[derive(Debug)]
+pub(super) struct WritePatience {
+    idle: Duration,
+    rate: u64,
+    waited: Duration,
+    written: u64,
+    /// When the wait of the moment began; it may go on through several calls.
+    since: Option<Instant>,
+}
+
+impl WritePatience {
+    pub(super) fn new(limits: &ClientLimits) -> Self {
+        Self {
+            idle: limits.write_idle_timeout,
+            rate: limits.write_min_rate,
+            waited: Duration::ZERO,
+            written: 0,
+            since: None,
+        }
+    }
+
+    /// When the client has had its time.
+    pub(super) fn deadline(&mut self) -> Instant {
+        let left = self.idle.min(slowest(self.written, self.rate).saturating_sub(self.waited));
+        *self.since.get_or_insert_with(Instant::now) + left.min(NEVER)
+    }
+
+    pub(super) fn progress(&mut self, bytes: usize) {
+        self.written += bytes as u64;
+        if let Some(since) = self.since.take() {
+            self.waited += since.elapsed();
+        }
+    }
+}
