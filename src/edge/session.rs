@@ -18,7 +18,6 @@ use bytes::BytesMut;
 use http::{Method, Version};
 use pingora_error::{Error, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
-use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::edge::body::{BodyReader, Step};
@@ -28,6 +27,7 @@ use crate::edge::response_writer::Framing;
 use crate::edge::session::reply::{Backlog, WritePatience};
 use crate::proxy::rejection::Reason;
 use crate::spool::Spooled;
+use crate::upstream::flow::Flow;
 
 /// What is read at once of a body.
 const BODY_READ: usize = 32 * 1024;
@@ -58,8 +58,12 @@ pub struct Session {
     body: BodyReader,
     /// The body as it goes to the app, once it was received whole.
     spooled: Option<Box<Spooled>>,
-    /// Bytes of it that the connection to the app has not taken yet.
-    owed: Option<watch::Receiver<u64>>,
+    /// Whether the connection to the app could send what it was given of the body.
+    flow: Option<Arc<Flow>>,
+    /// It was given a piece, and had no turn since.
+    gave: bool,
+    /// Since when it could not send anything, and how much it had sent then.
+    stalled: Option<(Instant, u64)>,
     /// Since when the client's body, and the app, are waited for. They outlive the single wait: Pingora begins a new one at every
     /// turn of its loop.
     body_wait: Option<Instant>,
@@ -95,7 +99,9 @@ impl Session {
             request,
             body,
             spooled: None,
-            owed: None,
+            flow: None,
+            gave: false,
+            stalled: None,
             body_wait: None,
             app_wait: None,
             body_waited: Duration::ZERO,

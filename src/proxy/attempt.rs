@@ -44,8 +44,8 @@ pub async fn begin(session: &mut Session, active: &mut Active) -> Result<(), Rej
             () = session.departure() => return Err(Reason::ClientClosed.into()),
         };
         if connected {
-            if let Some(stream) = active.connection.as_mut().filter(|_| stored.is_some()) {
-                session.hand_on_to(stream.watch_owed());
+            if let Some(stream) = active.connection.as_mut().filter(|_| active.exchange.has_body) {
+                session.hand_on_to(stream.flow());
             }
             return Ok(());
         }
@@ -113,7 +113,6 @@ async fn connect(active: &mut Active, stored: Option<u64>) -> bool {
             }
             if let Some(length) = stored {
                 stream.expect_body(length);
-                stream.give_up_after(active.exchange.control.upstream_patience(false));
             }
             stream.occupy(lease.clone(), active.exchange.control.upstream_patience(true));
             active.connection = Some(stream);
@@ -156,14 +155,7 @@ fn after_failed_connect(active: &mut Active, endpoint: &Arc<Endpoint>, error: &i
 /// What the engine is to send the request by.
 pub fn peer(active: &mut Active) -> Option<Box<HttpPeer>> {
     let stream = active.connection.take()?;
-    let control = &active.exchange.control;
-    let (first_byte, read) = (control.upstream_patience(false), control.upstream_patience(true));
-    // The session looks after the app's time once it has handed the body on, and the stream until then. Where the body comes from the
-    // client meanwhile, an app that neither reads nor answers is bounded here, and it is not late while the client pauses.
-    let is_streamed = active.exchange.has_body && !active.buffers_request;
-    let silent = is_streamed.then(|| first_byte.max(read) + active.exchange.client().body_idle_timeout);
-    let stalled = (is_streamed || !active.exchange.has_body).then_some(first_byte);
-    Some(hand_over(stream, stalled, silent))
+    Some(hand_over(stream))
 }
 
 /// The exchange broke: once more, if that cannot do anything twice. `begun`: the client has seen some of the answer.

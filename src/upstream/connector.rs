@@ -6,7 +6,6 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, LazyLock};
-use std::time::Duration;
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
@@ -28,13 +27,10 @@ static TEMPLATE: LazyLock<HttpPeer> = LazyLock::new(|| {
     peer
 });
 
-/// The peer whose connection is `stream`. An app that takes nothing of the request for `stalled` fails the exchange, and so does one
-/// that says nothing for `silent`, where they are given: looking after its time is the stream's and the session's.
+/// The peer whose connection is `stream`. No time bounds it here: looking after the app's is the session's.
 #[must_use]
-pub fn hand_over(stream: UpstreamStream, stalled: Option<Duration>, silent: Option<Duration>) -> Box<HttpPeer> {
+pub fn hand_over(stream: UpstreamStream) -> Box<HttpPeer> {
     let mut peer = Box::new(TEMPLATE.clone());
-    peer.options.write_timeout = stalled;
-    peer.options.read_timeout = silent;
     peer.options.custom_l4 = Some(Arc::new(HandedOver(Mutex::new(Some(stream)))));
     peer
 }

@@ -10,6 +10,7 @@ mod checker;
 pub mod connector;
 mod ejection;
 pub mod endpoint;
+pub mod flow;
 mod group;
 pub mod health;
 mod keepalive;

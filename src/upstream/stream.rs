@@ -12,7 +12,6 @@
 //! of which [`UpstreamStream::expect_body`] makes sure here too. A stream that is dropped without that question
 //! closes its connection.
 
-use std::future::Future;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -23,10 +22,9 @@ use bytes::{Buf, BytesMut};
 use pingora_core::protocols::l4::virt::{VirtualSockOpt, VirtualSocket};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::runtime::Handle;
-use tokio::sync::watch;
-use tokio::time::{Sleep, sleep};
 
 use crate::upstream::endpoint::Lease;
+use crate::upstream::flow::Flow;
 use crate::upstream::pool::Pool;
 use crate::upstream::socket::{Sight, Socket};
 
@@ -50,12 +48,9 @@ pub struct UpstreamStream {
     head_written: bool,
     /// Bytes of the request's body that are still to be written.
     owed: u64,
-    /// Who wants to know of that.
-    owed_to: Option<watch::Sender<u64>>,
+    /// Where the one who gives the body sees how far it got.
+    flow: Option<Arc<Flow>>,
     state: State,
-    /// How long a server may take nothing of what is written, and the time that runs while it does.
-    patience: Option<Duration>,
-    stalled: Option<Pin<Box<Sleep>>>,
     /// The slot that the app's worker occupies until it has hung up, and how long that is waited for.
     slot: Option<(Lease, Duration)>,
 }
@@ -67,7 +62,7 @@ enum State {
     Ended,
     /// Pingora asked whether we are idle, and has done nothing since.
     Asked,
-    /// The server took nothing for too long: what is written from now on goes nowhere, and its answer is still waited for.
+    /// The server takes no more: what is written from now on goes nowhere, and its answer is still waited for.
     Unheard,
     /// The end of the stream or an error was met, or we were told to end it. It stays so.
     Over,
@@ -84,10 +79,8 @@ impl UpstreamStream {
             holding: false,
             head_written: false,
             owed: 0,
-            owed_to: None,
+            flow: None,
             state: State::InUse,
-            patience: None,
-            stalled: None,
             slot: None,
         }
     }
@@ -104,13 +97,6 @@ impl UpstreamStream {
         self.slot = Some((slot, patience));
     }
 
-    /// Sends no more of the request to a server that took nothing for `patience`. It hears that nothing more comes, so that it does
-    /// not wait for the rest for ever, and may still answer. Pingora's own limit would go on waiting for the answer (pingora-proxy
-    /// `proxy_h1.rs`, `proxy_handle_upstream`).
-    pub fn give_up_after(&mut self, patience: Duration) {
-        self.patience = Some(patience);
-    }
-
     /// Says, before anything is written, that the whole body of the request lies ready and has `length` bytes as it
     /// goes over the wire. The head is then held back until the body, or as much of it as 16 KiB hold, can go out
     /// with it in one system call; and the connection is not kept unless that many bytes were written. Not for a body
@@ -125,11 +111,9 @@ impl UpstreamStream {
         self.holding = length > 0;
     }
 
-    /// Bytes of the expected body that are still to be taken; none when nothing more will be.
-    pub fn watch_owed(&mut self) -> watch::Receiver<u64> {
-        let (sender, receiver) = watch::channel(self.owed);
-        self.owed_to = Some(sender);
-        receiver
+    /// Where the one who gives the body sees how far it got, and ends it.
+    pub fn flow(&mut self) -> Arc<Flow> {
+        self.flow.get_or_insert_default().clone()
     }
 
     /// Whoever goes on using the stream was not the pool that asked.
@@ -157,7 +141,6 @@ impl UpstreamStream {
         if self.head_written {
             self.owed = self.owed.saturating_sub(len as u64);
             self.holding &= self.owed > 0;
-            self.tell_owed(self.owed);
         }
     }
 
@@ -180,29 +163,28 @@ impl UpstreamStream {
         if bytes.is_empty() { Poll::Ready(Ok(0)) } else { Pin::new(socket).poll_write(cx, bytes) }
     }
 
-    fn tell_owed(&self, owed: u64) {
-        if let Some(sender) = &self.owed_to {
-            sender.send_replace(owed);
+    /// How much of `bytes` was taken. A write never waits: what the socket does not take is kept, and sent by whoever reads. Nor does
+    /// it fail: an app that takes no more may have answered all the same.
+    fn taken(&mut self, sent: &Poll<io::Result<usize>>, bytes: &[u8]) -> usize {
+        match sent {
+            Poll::Ready(Ok(sent)) => {
+                // Whatever was kept went out before it.
+                self.flow.iter().for_each(|flow| flow.catch_up());
+                return *sent;
+            }
+            Poll::Ready(Err(_)) => self.stop_sending(),
+            Poll::Pending => {
+                self.held.extend_from_slice(bytes);
+                self.flow.iter().for_each(|flow| flow.fall_behind());
+            }
         }
+        bytes.len()
     }
 
-    /// What came of a write of `len` bytes, or of giving it up.
-    fn bounded(&mut self, cx: &mut Context<'_>, sent: Poll<io::Result<usize>>, len: usize) -> Poll<io::Result<usize>> {
-        let Some(patience) = self.patience.filter(|_| sent.is_pending()) else {
-            self.stalled = None;
-            if matches!(sent, Poll::Ready(Err(_))) {
-                // Pingora writes no more, and goes on reading the answer.
-                self.tell_owed(0);
-            }
-            return sent;
-        };
-        ready!(self.stalled.get_or_insert_with(|| Box::pin(sleep(patience))).as_mut().poll(cx));
+    fn stop_sending(&mut self) {
         self.state = State::Unheard;
         self.held.clear();
-        if let Some(socket) = &self.socket {
-            socket.half_close();
-        }
-        Poll::Ready(Ok(len))
+        self.flow.iter().for_each(|flow| flow.catch_up());
     }
 
     /// Goes on sending what a full socket left over; whoever reads must not wait for an answer to what was never sent.
@@ -210,10 +192,20 @@ impl UpstreamStream {
         if self.holding || self.held.is_empty() {
             return;
         }
-        if let Poll::Ready(Err(_)) = self.poll_send(cx, &[]) {
-            // An app that will not take the rest may have answered all the same: the answer is still read.
-            self.held.clear();
-            self.state = State::Over;
+        let before = self.held.len();
+        let sent = self.poll_send(cx, &[]);
+        let moved = before - self.held.len();
+        if matches!(sent, Poll::Ready(Err(_))) {
+            return self.stop_sending();
+        }
+        let Some(flow) = &self.flow else { return };
+        flow.record_moved(moved);
+        if sent.is_ready() {
+            flow.catch_up();
+        } else if flow.poll_given_up(cx) {
+            // It hears that nothing more comes, and may still answer.
+            self.socket.iter().for_each(Socket::half_close);
+            self.stop_sending();
         }
     }
 }
@@ -254,9 +246,9 @@ impl AsyncWrite for UpstreamStream {
         }
         this.holding = false;
         let sent = this.poll_send(cx, bytes);
-        let sent = ready!(this.bounded(cx, sent, bytes.len()))?;
-        this.record_written(sent);
-        Poll::Ready(Ok(sent))
+        let taken = this.taken(&sent, bytes);
+        this.record_written(taken);
+        Poll::Ready(Ok(taken))
     }
 
     fn poll_write_vectored(
@@ -278,16 +270,14 @@ impl AsyncWrite for UpstreamStream {
             return Poll::Ready(Ok(len));
         }
         this.holding = false;
+        let first = bufs.iter().find(|buf| !buf.is_empty()).map_or(&[][..], |buf| buf);
         let sent = match this.socket.as_mut() {
             Some(socket) if this.held.is_empty() => Pin::new(socket).poll_write_vectored(cx, bufs),
-            _ => {
-                let first = bufs.iter().find(|buf| !buf.is_empty()).map_or(&[][..], |buf| buf);
-                this.poll_send(cx, first)
-            }
+            _ => this.poll_send(cx, first),
         };
-        let sent = ready!(this.bounded(cx, sent, len))?;
-        this.record_written(sent);
-        Poll::Ready(Ok(sent))
+        let taken = this.taken(&sent, first);
+        this.record_written(taken);
+        Poll::Ready(Ok(taken))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -306,7 +296,8 @@ impl AsyncWrite for UpstreamStream {
         }
         this.holding = false;
         let sent = this.poll_send(cx, &[]);
-        this.bounded(cx, sent, 0).map_ok(|_| ())
+        this.taken(&sent, &[]);
+        Poll::Ready(Ok(()))
     }
 
     /// Pingora calls this when an exchange is over whose connection is not to be kept, and drops it next (`v1/client.rs`, `reuse`).
@@ -325,7 +316,7 @@ impl Drop for UpstreamStream {
         let Some(socket) = self.socket.take() else { return };
         match self.state {
             State::Asked if self.owed == 0 && self.held.is_empty() => self.pool.put(socket, self.generation),
-            State::Ended => hang_on(socket, self.slot.take()),
+            State::Asked | State::Ended => hang_on(socket, self.slot.take()),
             _ => {}
         }
     }

@@ -1,6 +1,7 @@
 """A bare ASGI app for the integration tests: no framework, so that a test sees what the server itself made of a request.
 
 The paths of wsgi.py, and:
+…/duplex              every piece of the body twice, as it comes
 /events?count=&gap=   server-sent events, one every gap seconds
 /until-disconnect     waits for http.disconnect, then appends one line to $RECORD_FILE
 WebSocket, any path   echoes every message; closes with 1000 on "bye"
@@ -86,6 +87,16 @@ async def answer(send, value, status=200):
     await send({"type": "http.response.body", "body": body})
 
 
+async def duplex(receive, send):
+    await start(send, 200, (b"content-type", b"application/octet-stream"))
+    more = True
+    while more:
+        message = await receive()
+        more = message["more_body"]
+        # More than it read: the pipe back is full before the pipe here is empty.
+        await send({"type": "http.response.body", "body": message["body"] * 2, "more_body": more})
+
+
 async def big(send, count):
     await start(send, 200, (b"content-type", b"application/octet-stream"))
     while count > 0:
@@ -121,6 +132,8 @@ async def http(scope, receive, send):
     elif path == "/echo":
         body = await body_of(receive)
         await answer(send, {"length": len(body), "sha256": hashlib.sha256(body).hexdigest()})
+    elif path.endswith("/duplex"):
+        await duplex(receive, send)
     elif path == "/big":
         await big(send, int(argument("bytes", "1000000")))
     elif path == "/boom":

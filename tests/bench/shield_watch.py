@@ -20,17 +20,18 @@ EVERY, EVERY_PROCESS = 0.020, 0.25
 ESTABLISHED, CLOSE_WAIT, LISTEN = 1, 8, 10
 NETLINK_SOCK_DIAG, SOCK_DIAG_BY_FAMILY, REQUEST_DUMP, ERROR, DONE = 4, 20, 0x301, 2, 3
 REQUEST_BYTECODE, SOURCE_PORT_IS = 1, 11
-HEADER, ANSWER = struct.Struct("=IHHII"), struct.Struct("=BBBB48x4xIIII")
+HEADER, ANSWER = struct.Struct("=IHHII"), struct.Struct("=BBBB40xQ4xIIII")
 
 
 def sockets_at(port):
-    """(state, receive queue, inode) of each IPv4 socket whose own port this is: listening, established, half closed."""
+    """(state, receive queue, inode) of each IPv4 socket whose own port this is, listening, established or half closed, by its
+    cookie: the kernel gives no two sockets the same one."""
     states = 1 << ESTABLISHED | 1 << CLOSE_WAIT | 1 << LISTEN
     # One comparison: 8 bytes on if it holds, past the end (12) if not; the port is in the second word.
     test = struct.pack("=BBHBBH", SOURCE_PORT_IS, 8, 12, 0, 0, port)
     request = struct.pack("=BBBBI48x", socket.AF_INET, socket.IPPROTO_TCP, 0, 0, states)
     request += struct.pack("=HH", 4 + len(test), REQUEST_BYTECODE) + test
-    found = []
+    found = {}
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_SOCK_DIAG) as kernel:
         kernel.settimeout(5)
         kernel.send(HEADER.pack(HEADER.size + len(request), SOCK_DIAG_BY_FAMILY, REQUEST_DUMP, 1, 0) + request)
@@ -42,8 +43,8 @@ def sockets_at(port):
                     return found
                 if kind == ERROR:
                     raise OSError(-struct.unpack_from("=i", block, at + HEADER.size)[0], "sock_diag")
-                _, state, _, _, received, _, _, inode = ANSWER.unpack_from(block, at + HEADER.size)
-                found.append((state, received, inode))
+                _, state, _, _, cookie, _, received, _, _, inode = ANSWER.unpack_from(block, at + HEADER.size)
+                found[cookie] = (state, received, inode)
                 at += (length + 3) & ~3
 
 
@@ -100,7 +101,10 @@ class Watch:
                 due = time.monotonic() + EVERY_PROCESS
 
     def look_at_port(self):
-        listed = sockets_at(self.port)
+        # A list is not of one moment: a connection may end after it was listed, and the next one be listed too. What is the same
+        # in two lists was there all the time between them, at once.
+        before, after = sockets_at(self.port), sockets_at(self.port)
+        listed = [then for cookie, then in after.items() if before.get(cookie, (None,))[0] == then[0]]
         self.found["samples"] += 1
         self.greatest("established", sum(state == ESTABLISHED for state, _, _ in listed))
         self.greatest("receive_queue", max((queue for state, queue, _ in listed if state == LISTEN), default=0))

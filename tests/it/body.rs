@@ -3,7 +3,7 @@
 // Counters are whole numbers, and small ones.
 #![allow(clippy::float_cmp, clippy::cast_precision_loss)]
 
-use crate::harness::{Client, Framing, Gate, Gateway, Origin, eventually};
+use crate::harness::{Client, Framing, Gate, Gateway, Origin, PythonServer, eventually};
 
 const GATEWAY: &str = r#"
     [server]
@@ -250,6 +250,21 @@ fn the_answer_of_an_app_that_does_not_read_the_body_is_passed_on() {
 }
 
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+
+/// An app that answers while it reads fills the pipe back before the pipe there is empty: whoever only writes is stuck with it.
+#[test]
+fn an_app_may_answer_while_it_reads() {
+    let app = PythonServer::uvicorn("asgi:app").start();
+    let gateway = Gateway::with(GATEWAY).set("origin", app.address()).start();
+    let body = noise(8 << 20);
+    for path in BOTH {
+        let mut client = gateway.connect();
+        for _ in 0..2 {
+            let told = client.request("POST", &format!("{path}duplex"), &[], &body).expect(200);
+            assert_eq!(told.body.len(), 2 * body.len());
+        }
+    }
+}
 
 fn expecting(gateway: &Gateway, target: &str, fields: &str) -> Client {
     let mut client = gateway.connect();

@@ -247,10 +247,11 @@ fn an_app_may_answer_before_it_has_read_the_body() {
     for _ in 0..3 {
         client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n01234");
         assert_eq!(client.response_to("POST").expect(413).text(), "too much");
+        // The app is not kept waiting for what the client has not sent yet.
+        nothing_in_flight(&gateway);
         client.send("56789");
     }
-    nothing_in_flight(&gateway);
-    assert!(origin.wait_for_requests(3).iter().all(|request| request.body == b"0123456789"));
+    assert!(origin.requests().is_empty());
 
     // More than the sockets in between hold, so that much of it is still with the gateway when the app has answered.
     let origin = Origin::start(|connection| {
@@ -266,8 +267,7 @@ fn an_app_may_answer_before_it_has_read_the_body() {
         assert_eq!(client.request("POST", "/", &[], &body).expect(413).text(), "too much");
     }
     nothing_in_flight(&gateway);
-    // What the app gets of it is the start of it.
-    assert!(origin.requests().iter().all(|request| request.body == body.as_bytes()));
+    assert!(origin.requests().is_empty());
 }
 
 #[test]

@@ -1,11 +1,12 @@
 //! The request body: taken from the client under its limits, and handed on to the app, at once or once it is whole.
 
-use std::future::pending;
+use std::future::{pending, poll_fn};
+use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use http::header;
 use pingora_error::{ErrorType, Result};
-use tokio::sync::watch;
+use tokio::task::yield_now;
 use tokio::time::Instant;
 
 use crate::edge::alarm::{NEVER, deadline_in};
@@ -15,6 +16,7 @@ use crate::edge::session::wait::{AHEAD_READ, Event};
 use crate::edge::session::{BODY_READ, Session};
 use crate::proxy::rejection::{Reason, Rejection};
 use crate::spool::{Full, Keep, Spooled};
+use crate::upstream::flow::Flow;
 
 impl Session {
     /// Receives the whole body, so that no worker has to wait for it. Afterwards the request says its length.
@@ -56,15 +58,17 @@ impl Session {
         Ok(())
     }
 
-    /// The connection that is to take the body says in `owed` how much of it is left.
-    pub fn hand_on_to(&mut self, owed: watch::Receiver<u64>) {
-        self.owed = Some(owed);
+    /// The connection that is to take the body says in `flow` whether it can.
+    pub fn hand_on_to(&mut self, flow: Arc<Flow>) {
+        self.flow = Some(flow);
     }
 
     /// Makes the session ready for another exchange with the app, or the first.
     pub fn rewind(&mut self) {
         self.app_wait = None;
-        self.owed = None;
+        self.flow = None;
+        self.gave = false;
+        self.stalled = None;
         if let Some(spooled) = &mut self.spooled {
             spooled.rewind();
         }
@@ -89,30 +93,52 @@ impl Session {
         }
     }
 
-    /// Waits until the connection has taken all it was given of the body. Pingora asks for nothing while the pipe to the connection is
-    /// full; if the last piece filled it, the session would not be heard before the app answers (pingora-proxy 0.9.1 `proxy_h1.rs`,
-    /// `proxy_handle_downstream`). Cancel safe.
-    async fn taken(&mut self) -> Result<()> {
-        let (Some(spooled), Some(mut owed)) = (&self.spooled, self.owed.clone()) else { return Ok(()) };
-        let unread = spooled.unread();
-        if *owed.borrow() <= unread {
-            return Ok(());
+    /// Waits until the connection has sent all it was given of the body. Cancel safe.
+    async fn caught_up(&mut self) -> Result<()> {
+        if std::mem::take(&mut self.gave) {
+            // What was given lies in the pipe to the connection. Were that full when the last piece is in it, Pingora would ask the
+            // session for nothing more, and not hear it (pingora-proxy 0.9.1 `proxy_h1.rs`, `proxy_handle_downstream`).
+            yield_now().await;
         }
-        tokio::select! {
-            biased;
-            // A connection that is gone takes nothing, which the exchange will find out.
-            _ = owed.wait_for(|owed| *owed <= unread) => Ok(()),
-            // How long the app may take nothing is the connection's to know.
-            ended = self.ended(deadline_in(NEVER)) => ended,
+        while let Some(flow) = self.flow.clone().filter(|flow| flow.is_behind()) {
+            let moved = flow.moved();
+            let since = match self.stalled {
+                Some((since, seen)) if seen == moved => since,
+                _ => Instant::now(),
+            };
+            self.stalled = Some((since, moved));
+            let patience = self.exchange.control.upstream_patience(self.response.is_some());
+            tokio::select! {
+                biased;
+                () = poll_fn(|cx| flow.poll_caught_up(cx)) => {}
+                watched = self.watch(since + patience.min(NEVER)) => {
+                    watched?;
+                    if flow.moved() == moved {
+                        return self.app_is_late();
+                    }
+                }
+            }
         }
+        self.stalled = None;
+        Ok(())
     }
 
-    /// The next piece for the app. Cancel safe.
+    /// The next piece for the app; none when it has answered without it. Cancel safe.
     pub(super) async fn body_for_app(&mut self) -> Result<Option<Bytes>> {
-        self.taken().await?;
-        let Some(spooled) = &mut self.spooled else { return self.next_body().await };
+        if self.ended {
+            return Ok(None);
+        }
+        self.caught_up().await?;
+        let Some(spooled) = &mut self.spooled else {
+            let piece = self.next_body().await?;
+            self.gave = true;
+            return Ok(piece);
+        };
         match spooled.next().await {
-            Ok(piece) => Ok(piece),
+            Ok(piece) => {
+                self.gave = true;
+                Ok(piece)
+            }
             Err(error) => {
                 tracing::error!(%error, "a request body cannot be read back from the spool");
                 self.fail(Reason::SpoolFailed, ErrorType::InternalError, "spooled body unreadable")
@@ -201,10 +227,19 @@ impl Session {
     pub(super) async fn idle(&mut self) -> Result<Option<Bytes>> {
         let patience = self.exchange.control.upstream_patience(self.response.is_some());
         let deadline = *self.app_wait.get_or_insert_with(Instant::now) + patience.min(NEVER);
-        self.ended(deadline).await.map(|()| None)
+        self.watch(deadline).await?;
+        self.app_is_late()
     }
 
-    async fn ended(&mut self, deadline: Instant) -> Result<()> {
+    fn app_is_late<T>(&self) -> Result<T> {
+        if let Some(flow) = self.flow.as_ref().filter(|flow| flow.is_behind()) {
+            flow.give_up();
+        }
+        self.fail(Reason::UpstreamTimeout, ErrorType::ReadTimedout, "the app took too long")
+    }
+
+    /// Waits until `deadline`, unless the client ends the exchange before. Cancel safe.
+    async fn watch(&mut self, deadline: Instant) -> Result<()> {
         loop {
             match self.event(deadline, AHEAD_READ).await {
                 // The next request, ahead of its time.
@@ -212,9 +247,7 @@ impl Session {
                 Event::Left => self.client_left()?,
                 Event::Stalled => self.client_stalled()?,
                 Event::Lost => self.backlog_lost()?,
-                Event::Late => {
-                    return self.fail(Reason::UpstreamTimeout, ErrorType::ReadTimedout, "the app took too long");
-                }
+                Event::Late => return Ok(()),
             }
         }
     }

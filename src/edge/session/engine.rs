@@ -48,11 +48,22 @@ impl EngineSession {
         }
     }
 
-    /// Waits for what ends the exchange from outside. An app that is late is not given up where its slot must stay taken.
+    async fn body_for_app(&mut self) -> Result<Option<Bytes>> {
+        let Some(session) = &mut self.session else { return Ok(None) };
+        let given = session.body_for_app().await;
+        self.outlive(given).await
+    }
+
+    /// Waits for what ends the exchange from outside.
     async fn idle(&mut self) -> Result<Option<Bytes>> {
         let Some(session) = &mut self.session else { return pending().await };
         let ended = session.idle().await;
-        let exchange = &session.exchange;
+        self.outlive(ended).await
+    }
+
+    /// An app that is late is not given up where its slot must stay taken.
+    async fn outlive(&mut self, ended: Result<Option<Bytes>>) -> Result<Option<Bytes>> {
+        let Some(exchange) = self.session.as_ref().map(|session| &session.exchange) else { return ended };
         if exchange.outcome.fault() == Some(Reason::UpstreamTimeout) && exchange.control.outlives_timeout() {
             self.detach();
             return pending().await;
@@ -88,15 +99,12 @@ impl CustomSession for EngineSession {
     }
 
     async fn read_body_bytes(&mut self) -> Result<Option<Bytes>> {
-        match &mut self.session {
-            Some(session) => session.body_for_app().await,
-            None => Ok(None),
-        }
+        self.body_for_app().await
     }
 
     async fn read_body_or_idle(&mut self, no_body_expected: bool) -> Result<Option<Bytes>> {
         match &mut self.session {
-            Some(session) if !no_body_expected && !session.is_handed_on() => session.body_for_app().await,
+            Some(session) if !no_body_expected && !session.is_handed_on() => self.body_for_app().await,
             _ => self.idle().await,
         }
     }

@@ -1,6 +1,7 @@
 //! The way round with Pingora's own connector and HTTP/1.1 client: pool, engine's side, pool again.
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
 
 use bytes::Bytes;
 use pingora_core::connectors::ConnectorOptions;
@@ -58,7 +59,7 @@ async fn stream(pool: &Arc<Pool>, server: &Server) -> UpstreamStream {
 }
 
 fn peer(stream: UpstreamStream) -> Box<HttpPeer> {
-    hand_over(stream, Some(LIMIT), None)
+    hand_over(stream)
 }
 
 async fn session(engine: &Connector, peer: &HttpPeer) -> Http1Session {
