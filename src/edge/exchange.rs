@@ -1,7 +1,7 @@
 //! One request and its answer, as the connection's side and Pingora's side of it both see them.
 //!
-//! The connection makes it before Pingora is called; the hooks in `proxy` find it among the request's extensions. What one
-//! side tells the other while the exchange runs are plain atomics: there is one task, and no order between them matters.
+//! The connection makes it before Pingora is called. What one side tells the other while the exchange runs are plain atomics: no
+//! order between them matters.
 
 use std::net::IpAddr;
 use std::sync::Arc;

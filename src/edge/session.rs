@@ -83,6 +83,8 @@ pub struct Session {
     patience: WritePatience,
     /// The client cannot be written to any more, and the exchange goes on without it.
     discarding: bool,
+    /// The app had its time.
+    app_late: bool,
 }
 
 impl Session {
@@ -113,6 +115,7 @@ impl Session {
             out: BytesMut::new(),
             backlog: None,
             discarding: false,
+            app_late: false,
         }
     }
 
@@ -152,11 +155,10 @@ impl Session {
     pub async fn release(mut self: Box<Self>) -> Option<Returned> {
         let torn = !self.ended || self.backlog.as_ref().is_some_and(|backlog| !backlog.is_empty());
         if self.discarding || torn || self.exchange.outcome.client_gone() {
-            if self.framing == Framing::UntilClose && torn && self.response.is_some() {
-                // Where the close is the end of the body, a clean close would make a torn body look whole.
-                self.connection.transport.reset_on_close();
-            }
             return None;
+        }
+        if self.framing == Framing::UntilClose {
+            self.connection.transport.reset_on_close(false);
         }
         let whole = self.body.is_done() || (self.keep_alive && Box::pin(self.discard_body()).await);
         if self.keep_alive && whole {

@@ -83,9 +83,10 @@ impl Transport {
         let _ = self.shutdown().await;
     }
 
-    /// Makes the close that follows a reset: the only way to show a broken transfer whose end the close itself would be.
-    pub fn reset_on_close(&self) {
-        let linger = Some(Duration::ZERO);
+    /// Makes the close that follows a reset, or a clean one again: the only way to show a broken transfer whose end the close itself
+    /// would be. A Unix socket has no resets.
+    pub fn reset_on_close(&self, reset: bool) {
+        let linger = reset.then_some(Duration::ZERO);
         let _ = match self {
             Self::Tcp(stream) => socket2::SockRef::from(stream).set_linger(linger),
             Self::Unix(stream) => socket2::SockRef::from(stream).set_linger(linger),

@@ -16,6 +16,7 @@ use crate::edge::session::Session;
 use crate::observe::metrics::{EndpointOverdue, Retry, UpstreamError};
 use crate::proxy::context::{Active, Attempt};
 use crate::proxy::rejection::{Reason, Rejection};
+use crate::spool::Keep;
 use crate::upstream::connector::hand_over;
 use crate::upstream::endpoint::{Endpoint, Lease};
 use crate::upstream::socket::{self, Failure};
@@ -70,17 +71,17 @@ fn refusal(refused: Refused, active: &mut Active) -> Rejection {
     match (refused, active.unreachable.take()) {
         (Refused::NoEndpoint, _) => Reason::NoEndpoint.into(),
         // The app is not there; or it was not, and nobody may wait.
-        (Refused::Full | Refused::Late { unreachable: true }, Some(why)) => {
+        (Refused::Full { .. } | Refused::Late { unreachable: true }, Some(why)) => {
             Rejection::new(Reason::UpstreamUnreachable, why)
         }
-        (Refused::Late { unreachable: true }, None) => {
-            Rejection::new(Reason::UpstreamUnreachable, "no endpoint could be connected to")
+        (Refused::Full { unreachable: true } | Refused::Late { unreachable: true }, None) => {
+            Rejection::new(Reason::UpstreamUnreachable, "no endpoint could be connected to, or all are drained")
         }
         (Refused::Late { unreachable: false }, _) => {
             let waited = active.wanted.as_ref().map(Wanted::queued).unwrap_or_default();
             Rejection::new(Reason::QueueTimeout, format!("no endpoint was free for {waited:.1?}"))
         }
-        (Refused::Full, None) => Reason::QueueFull.into(),
+        (Refused::Full { unreachable: false }, None) => Reason::QueueFull.into(),
     }
 }
 
@@ -90,7 +91,9 @@ async fn connect(active: &mut Active, stored: Option<u64>) -> bool {
     let endpoint = lease.endpoint().clone();
     let started = Instant::now();
     let mut attempt = Attempt::default();
-    let connected = if let Some(stream) = endpoint.pool.take() {
+    // Whoever is to find out whether an endpoint can be connected to has to connect.
+    let pooled = if endpoint.is_reachable() { endpoint.pool.take() } else { None };
+    let connected = if let Some(stream) = pooled {
         Ok(stream)
     } else {
         endpoint.pool.make_room(endpoint.in_flight());
@@ -114,7 +117,9 @@ async fn connect(active: &mut Active, stored: Option<u64>) -> bool {
             if let Some(length) = stored {
                 stream.expect_body(length);
             }
-            stream.occupy(lease.clone(), active.exchange.control.upstream_patience(true));
+            if upstream.config.capacity.is_some() {
+                stream.occupy(lease.clone(), active.exchange.control.upstream_patience(true));
+            }
             active.connection = Some(stream);
         }
         Err(error) => after_failed_connect(active, &endpoint, &error),
@@ -134,8 +139,7 @@ fn after_failed_connect(active: &mut Active, endpoint: &Arc<Endpoint>, error: &i
         Failure::BacklogFull | Failure::Permission | Failure::Shortage | Failure::Other => UpstreamError::ConnectOther,
     });
     if failure == Failure::Shortage {
-        // It says nothing about the endpoint that we are out of file descriptors.
-        tracing::error!(upstream = %upstream.config.name, endpoint = endpoint.label, %error, "no connection to the app can be made");
+        endpoint.record_shortage(error);
         return wanted.rest();
     }
     upstream.record_connect_failure(endpoint, error);
@@ -210,7 +214,11 @@ pub fn outlived(active: &mut Active) -> Option<(Lease, EndpointOverdue)> {
 
 /// Whether the exchange is to be tried once more.
 pub fn is_repeated(active: &mut Active) -> bool {
-    std::mem::take(&mut active.repeat) && !active.exchange.outcome.client_gone()
+    let is_repeated = std::mem::take(&mut active.repeat) && !active.exchange.outcome.client_gone();
+    if let Some(wanted) = active.wanted.as_mut().filter(|_| is_repeated) {
+        wanted.begin_again();
+    }
+    is_repeated
 }
 
 /// Notes why there is no answer from the app: what the session saw comes first, then what the attempts did.
@@ -236,6 +244,11 @@ pub fn explain(active: &mut Active, error: &Error) {
 fn is_within_head(error: &Error) -> bool {
     let Some(context) = &error.context else { return false };
     context.as_str().rsplit_once("bytes already read: ").is_some_and(|(_, count)| count != "0")
+}
+
+/// Whether a request's body may have to be sent again.
+pub fn keep(method: &Method) -> Keep {
+    if is_safe(method) { Keep::ForReplay } else { Keep::Once }
 }
 
 /// Methods that are repeated: the safe ones (RFC 9110 section 9.2.1). PUT and DELETE are idempotent by the book and not in

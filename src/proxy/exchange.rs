@@ -93,9 +93,11 @@ pub(super) async fn run(
         // Both are put there by drops and hooks that cannot be skipped.
         unreachable!("the engine kept a request");
     };
-    if !ended {
+    if flight.detached.load(Relaxed) {
         *flight = Arc::default();
-        if let Some(slot) = attempt::outlived(&mut active) {
+        // It may have ended in the same moment, and said why.
+        let slot = if ended && active.rejection.is_some() { None } else { attempt::outlived(&mut active) };
+        if let Some(slot) = slot.filter(|_| !ended) {
             tokio::spawn(async move {
                 exchange.await;
                 drop(slot);

@@ -22,12 +22,7 @@ pub fn finish(active: &mut Active, request: Option<&RequestHeader>) {
     }
     let status = status(active);
     count(active, status, duration);
-    if let (Some(endpoint), Some(upstream_status), Some(connected)) =
-        (&active.endpoint, active.attempt.status, active.attempt.connected)
-    {
-        endpoint.metrics.record(upstream_status, connected.elapsed());
-    }
-    active.lease = None;
+    active.release();
     report(active, status);
     write_line(active, request, status, duration);
     active.counted = None;

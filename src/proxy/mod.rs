@@ -72,7 +72,8 @@ async fn proxy(
             }
         }
     }
-    active.lease = None;
+    session.drop_body();
+    active.release();
     if let Err(rejection) = ready {
         active.rejection = Some(rejection);
     }
@@ -92,7 +93,7 @@ async fn receive(session: &mut Session, active: &mut Active) -> Result<(), Rejec
     if !active.exchange.has_body || !active.buffers_request {
         return Ok(());
     }
-    let received = Box::pin(session.receive()).await;
+    let received = Box::pin(session.receive(attempt::keep(&active.exchange.method))).await;
     active.receive_time = Some(active.exchange.started.elapsed());
     received
 }

@@ -42,14 +42,15 @@ pub async fn leave(reloader: &Reloader, signals: &mut Signals) {
 /// Answers the requests that still wait for a slot: no app has heard of them, so that they can be sent elsewhere.
 async fn refuse_waiting(snapshot: &Snapshot, shared: &Shared) {
     let waiting: usize = snapshot.upstreams.iter().map(|upstream| upstream.waiting()).sum();
-    if waiting == 0 {
-        return;
-    }
     let left = shared.conversations().saturating_sub(waiting);
     shared.refuse_waiting();
     let answered = async {
-        while shared.conversations() > left {
+        // Once at least, for those that wait for an upstream the last reload removed.
+        loop {
             tokio::time::sleep(REFUSE_STEP).await;
+            if shared.conversations() <= left {
+                return;
+            }
         }
     };
     let _ = tokio::time::timeout(REFUSE_MAX, answered).await;

@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use http::Extensions;
 use pingora_core::connectors::http::Connector;
 use pingora_core::upstreams::peer::HttpPeer;
-use pingora_error::{Error, ErrorType, OrErr, Result};
+use pingora_error::{Error, ErrorType, Result};
 use pingora_load_balancing::Backend;
 use pingora_load_balancing::health_check::{HealthCheck, HttpHealthCheck};
 use tokio::task::JoinHandle;
@@ -24,9 +24,9 @@ use crate::observe::metrics::CheckResult;
 use crate::upstream::endpoint::{Address, Endpoint};
 use crate::upstream::health::Transition;
 use crate::upstream::peer::{connector_options, probe_peer};
-use crate::upstream::socket::{self, connect};
+use crate::upstream::socket::{self, connect_within};
 
-type Probe = Box<dyn HealthCheck + Send + Sync>;
+type Probe = Arc<dyn HealthCheck + Send + Sync>;
 
 /// What one probe said.
 enum Verdict {
@@ -40,11 +40,11 @@ enum Verdict {
 pub(super) fn spawn(endpoint: &Arc<Endpoint>, config: &model::Upstream) -> JoinHandle<()> {
     let peer = probe_peer(&endpoint.address);
     let probe: Probe = match &config.health.path {
-        None => Box::new(ConnectProbe(endpoint.address.clone())),
-        Some(path) => http_probe(&peer, &config.health, path),
+        None => Arc::new(ConnectProbe(endpoint.address.clone(), config.health.timeout)),
+        Some(path) => http_probe(&peer, config, path),
     };
     let backend = Backend { addr: peer._address.clone(), weight: 1, ext: Extensions::new() };
-    let checker = Checker { upstream: config.name.clone(), health: config.health.clone(), probe, backend };
+    let checker = Checker { upstream: config.name.clone(), health: config.health.clone(), probe, backend, late: None };
     // One whose health is known is asked again in turn; one nobody knows is asked at once.
     let delay = if endpoint.is_known() { jittered(checker.health.interval) } else { Duration::ZERO };
     tokio::spawn(checker.run(Arc::downgrade(endpoint), delay))
@@ -55,10 +55,12 @@ struct Checker {
     health: model::Health,
     probe: Probe,
     backend: Backend,
+    /// A probe whose time is up, and which the endpoint still works on.
+    late: Option<JoinHandle<Result<()>>>,
 }
 
 impl Checker {
-    async fn run(self, endpoint: Weak<Endpoint>, mut delay: Duration) {
+    async fn run(mut self, endpoint: Weak<Endpoint>, mut delay: Duration) {
         loop {
             tokio::time::sleep(delay).await;
             let Some(endpoint) = endpoint.upgrade() else { return };
@@ -69,23 +71,44 @@ impl Checker {
         }
     }
 
-    async fn check(&self, endpoint: &Arc<Endpoint>) -> Verdict {
-        let Some(_slot) = endpoint.acquire_probe(self.health.timeout).await else { return Verdict::Busy };
-        let timed_out = match tokio::time::timeout(self.health.timeout, self.probe.check(&self.backend)).await {
-            Ok(Ok(())) => return Verdict::Pass,
+    async fn check(&mut self, endpoint: &Arc<Endpoint>) -> Verdict {
+        if self.late.take_if(|probe| probe.is_finished()).is_none() && self.late.is_some() {
+            return self.unanswered(endpoint);
+        }
+        let Some(slot) = endpoint.acquire_probe(self.health.timeout).await else { return Verdict::Busy };
+        endpoint.pool.make_room(endpoint.in_flight());
+        let (probe, backend) = (self.probe.clone(), self.backend.clone());
+        // It keeps its slot as long as the endpoint works on it, whatever is thought of that by then.
+        let mut probing = tokio::spawn(async move {
+            let result = probe.check(&backend).await;
+            drop(slot);
+            result
+        });
+        match tokio::time::timeout(self.health.timeout, &mut probing).await {
+            Ok(Ok(Ok(()))) => Verdict::Pass,
             // We are out of file descriptors: that says nothing about the endpoint.
-            Ok(Err(error)) if is_shortage(&error) => return Verdict::Busy,
-            Ok(Err(error)) => match error.etype() {
-                ErrorType::ReadTimedout | ErrorType::WriteTimedout | ErrorType::ConnectTimedout => None,
-                _ => Some(error.to_string()),
+            Ok(Ok(Err(error))) if is_shortage(&error) => Verdict::Busy,
+            Ok(Ok(Err(error))) => match error.etype() {
+                ErrorType::ReadTimedout | ErrorType::WriteTimedout | ErrorType::ConnectTimedout => {
+                    self.unanswered(endpoint)
+                }
+                _ => Verdict::Fail(error.to_string()),
             },
-            Err(_) => None,
-        };
-        match timed_out {
-            Some(error) => Verdict::Fail(error),
-            // Every slot is taken, and not by this probe alone.
-            None if endpoint.is_full() && endpoint.in_flight() > 1 => Verdict::Busy,
-            None => Verdict::Fail(format!("no answer within {:?}", self.health.timeout)),
+            // Pingora's panic is no news of the endpoint.
+            Ok(Err(_)) => Verdict::Busy,
+            Err(_) => {
+                self.late = Some(probing);
+                self.unanswered(endpoint)
+            }
+        }
+    }
+
+    fn unanswered(&self, endpoint: &Endpoint) -> Verdict {
+        // Every slot is taken, and not by this probe alone.
+        if endpoint.is_full() && endpoint.in_flight() > 1 {
+            Verdict::Busy
+        } else {
+            Verdict::Fail(format!("no answer within {:?}", self.health.timeout))
         }
     }
 
@@ -124,12 +147,16 @@ fn is_shortage(error: &Error) -> bool {
 }
 
 /// Passes when a connection can be made, which is closed at once: even a sync worker that accepts it loses no time.
-struct ConnectProbe(Address);
+struct ConnectProbe(Address, Duration);
 
 #[async_trait]
 impl HealthCheck for ConnectProbe {
     async fn check(&self, _target: &Backend) -> Result<()> {
-        connect(&self.0).await.map(drop).or_err(ErrorType::ConnectError, "connect probe")
+        connect_within(&self.0, self.1).await.map(drop).map_err(|error| {
+            let timed_out = error.kind() == io::ErrorKind::TimedOut;
+            let kind = if timed_out { ErrorType::ConnectTimedout } else { ErrorType::ConnectError };
+            Error::because(kind, "connect probe", error)
+        })
     }
 
     // Counted by `Health`.
@@ -139,13 +166,16 @@ impl HealthCheck for ConnectProbe {
 }
 
 /// Host and scheme are those of a real request: Django answers 400 to a foreign Host, and 301 to plain HTTP.
-fn http_probe(peer: &HttpPeer, health: &model::Health, path: &str) -> Probe {
+fn http_probe(peer: &HttpPeer, config: &model::Upstream, path: &str) -> Probe {
+    let health = &config.health;
+    // Where slots are counted, one is free when the app is done with what it was sent.
+    let patience = config.capacity.map_or(health.timeout, |_| health.timeout.max(config.first_byte_timeout));
     let host = health.host.clone().unwrap_or_else(|| "localhost".to_owned());
     let connector = Connector::new_custom(Some(connector_options(1)), ());
     let mut probe = HttpHealthCheck::new_custom("localhost", false, connector);
     probe.peer_template = peer.clone();
     probe.peer_template.options.connection_timeout = Some(health.timeout);
-    probe.peer_template.options.read_timeout = Some(health.timeout);
+    probe.peer_template.options.read_timeout = Some(patience);
     let request = pingora_http::RequestHeader::build("GET", path.as_bytes(), None).and_then(|mut request| {
         request.insert_header("Host", host)?;
         request.insert_header("User-Agent", concat!("propylon/", env!("CARGO_PKG_VERSION")))?;
@@ -165,7 +195,7 @@ fn http_probe(peer: &HttpPeer, health: &model::Health, path: &str) -> Probe {
             Error::e_explain(ErrorType::HTTPStatus(status), "unexpected status")
         }
     }));
-    Box::new(probe)
+    Arc::new(probe)
 }
 
 /// The interval, give or take a tenth, so that probes of many endpoints do not fall together.

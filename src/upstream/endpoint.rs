@@ -35,6 +35,9 @@ const FRESH: u8 = 16;
 /// It has failures, or ejections, to be forgiven. That alone is no reason to avoid it.
 const MARKED: u8 = 32;
 
+/// What every request meets is logged so seldom.
+const LAMENT_EVERY: Duration = Duration::from_secs(1);
+
 /// The part of its weight an endpoint starts with, in thousandths.
 const FIRST_SHARE: u16 = 100;
 
@@ -62,6 +65,8 @@ struct State {
     drained: bool,
     /// When it came back, as long as it starts slowly.
     back_since: Option<Instant>,
+    /// When it was last said that we have no means to connect.
+    lamented: Option<Instant>,
 }
 
 impl State {
@@ -117,6 +122,11 @@ impl Endpoint {
     #[must_use]
     pub fn in_flight(&self) -> u32 {
         self.load.in_flight()
+    }
+
+    /// Slots of the address that health checks have.
+    pub(super) fn probing(&self) -> u32 {
+        self.load.probing()
     }
 
     /// Whether every slot of the address is taken.
@@ -246,6 +256,16 @@ impl Endpoint {
         is_due
     }
 
+    /// We had no means to connect, which says nothing about it.
+    pub fn record_shortage(&self, error: &dyn Display) {
+        let now = Instant::now();
+        let lamented = &mut self.state.lock().lamented;
+        if lamented.is_none_or(|at| now - at > LAMENT_EVERY) {
+            *lamented = Some(now);
+            tracing::error!(upstream = %self.queue.name, endpoint = self.label, %error, "no connection to the app can be made");
+        }
+    }
+
     /// A request failed after it had a connection; whether that is one failure too many for `rules`.
     pub(super) fn record_failure(&self, rules: &model::Ejection) -> bool {
         self.change(|state| state.ejection.record_failure(rules))
@@ -341,18 +361,18 @@ impl Endpoint {
             }
             is_taken
         };
-        is_taken.then(|| self.lease())
+        is_taken.then(|| self.lease(false))
     }
 
     /// A slot for a health check, ahead of every queue, whatever is known of the endpoint; none if there was none within
     /// `patience`. Dropping the future leaves nothing behind.
     pub async fn acquire_probe(self: &Arc<Self>, patience: Duration) -> Option<Lease> {
         // Between the slot and its guard nothing is awaited.
-        self.load.take_for_check(patience).await.then(|| self.lease())
+        self.load.take_for_check(patience).await.then(|| self.lease(true))
     }
 
-    fn lease(self: &Arc<Self>) -> Lease {
-        Lease(Arc::new(Slot { counted: Some(self.metrics.enter()), endpoint: self.clone() }))
+    fn lease(self: &Arc<Self>, is_check: bool) -> Lease {
+        Lease(Arc::new(Slot { counted: Some(self.metrics.enter()), endpoint: self.clone(), is_check }))
     }
 }
 
@@ -381,6 +401,7 @@ pub struct Lease(Arc<Slot>);
 struct Slot {
     endpoint: Arc<Endpoint>,
     counted: Option<EndpointInFlight>,
+    is_check: bool,
 }
 
 impl Lease {
@@ -397,6 +418,9 @@ impl Drop for Slot {
         if self.endpoint.is_drained() {
             // A request that had its slot before, and connected after.
             self.endpoint.pool.clear();
+        }
+        if self.is_check {
+            self.endpoint.load.end_check();
         }
         self.endpoint.load.give_back(&self.endpoint.queue);
     }

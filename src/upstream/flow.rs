@@ -60,9 +60,13 @@ impl Flow {
         }
     }
 
+    pub(super) fn is_given_up(&self) -> bool {
+        self.given_up.load(SeqCst)
+    }
+
     /// Whether it was given up; otherwise the stream is woken when it is.
     pub(super) fn poll_given_up(&self, cx: &mut Context<'_>) -> bool {
         self.stream.register(cx.waker());
-        self.given_up.load(SeqCst)
+        self.is_given_up()
     }
 }

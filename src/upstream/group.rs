@@ -107,8 +107,9 @@ impl Group {
         }
         let ticket = wanted.ticket(&self.queue);
         // Boxed below, so that those who need not wait make no room for it.
-        if wanted.is_resting() {
-            Box::pin(self.rest(wanted)).await;
+        if wanted.is_resting() && !Box::pin(self.rest(wanted)).await {
+            self.metrics.record_queue_drop(QueueDrop::Late);
+            return Err(Refused::Late { unreachable: true });
         }
         // Nobody is overtaken: where others wait, this one lines up.
         let at_once = if self.queue.waiting() == 0 {
@@ -124,18 +125,20 @@ impl Group {
         Ok(lease)
     }
 
-    async fn rest(&self, wanted: &mut Wanted) {
-        let until = wanted.deadline_after(self.rules.queue.timeout).min(Instant::now() + STEP_MIN);
+    /// Waits for a moment; false when that was the last one.
+    async fn rest(&self, wanted: &mut Wanted) -> bool {
+        let deadline = wanted.deadline_after(self.rules.queue.timeout);
         let queueing = wanted.queueing();
-        sleep_until(until).await;
+        sleep_until(deadline.min(Instant::now() + STEP_MIN)).await;
         queueing.end();
         wanted.end_rest();
+        Instant::now() < deadline
     }
 
     pub(super) async fn wait(self: &Arc<Self>, wanted: &mut Wanted) -> Result<Lease, Refused> {
-        let Some(mut stay) = self.queue.enter(self, wanted, self.rules.queue.max) else {
+        let Some(mut stay) = self.queue.enter(self, wanted, self.room()) else {
             self.metrics.record_queue_drop(QueueDrop::Full);
-            return Err(Refused::Full);
+            return Err(Refused::Full { unreachable: self.is_unreachable() });
         };
         if let Some(lease) = stay.served() {
             return Ok(lease);
@@ -156,8 +159,19 @@ impl Group {
             return Ok(lease);
         }
         self.metrics.record_queue_drop(QueueDrop::Late);
+        Err(Refused::Late { unreachable: self.is_unreachable() })
+    }
+
+    /// How many may wait at once. A slot that a health check has is no reason to send anybody away, even where nobody is to wait.
+    fn room(&self) -> usize {
+        let probing: u32 = self.targets.load().list.iter().map(|target| target.endpoint.probing()).sum();
+        self.rules.queue.max.max(usize::try_from(probing).unwrap_or_default())
+    }
+
+    /// Whether no endpoint could be connected to, or all are drained, rather than all being busy.
+    fn is_unreachable(&self) -> bool {
         let is_there = |target: &Target| target.endpoint.is_reachable() && !target.endpoint.is_drained();
-        Err(Refused::Late { unreachable: !self.targets.load().list.iter().any(is_there) })
+        !self.targets.load().list.iter().any(is_there)
     }
 
     /// A slot on the endpoint that is to have the next request, if there is one. `turn` says whose turn it is among equals.

@@ -24,6 +24,8 @@ pub(super) struct Load {
     capacity: AtomicU32,
     /// Health checks that wait for a slot; while there are any, nobody else gets one.
     checks: AtomicU32,
+    /// Health checks that have one.
+    probing: AtomicU32,
     freed: Notify,
     /// Whose requests wait for this address.
     queues: Mutex<Vec<Weak<Queue>>>,
@@ -39,6 +41,7 @@ impl Load {
             in_flight: AtomicU32::new(0),
             capacity: AtomicU32::new(capacity.unwrap_or(UNLIMITED)),
             checks: AtomicU32::new(0),
+            probing: AtomicU32::new(0),
             freed: Notify::new(),
             queues: Mutex::default(),
             is_shared: AtomicBool::new(false),
@@ -89,12 +92,27 @@ impl Load {
         self.in_flight.fetch_update(SeqCst, SeqCst, next).is_ok()
     }
 
+    /// Slots that health checks have.
+    pub(super) fn probing(&self) -> u32 {
+        self.probing.load(SeqCst)
+    }
+
     /// Takes a slot for a health check, waiting for it no longer than `patience`; whether there was one. Dropping the future
     /// leaves nothing behind, except the slot if it is dropped after it is done.
     pub(super) async fn take_for_check(&self, patience: Duration) -> bool {
-        if self.take_ahead() {
-            return true;
+        let is_taken = self.take_ahead() || self.wait_for_check(patience).await;
+        if is_taken {
+            self.probing.fetch_add(1, SeqCst);
         }
+        is_taken
+    }
+
+    /// Says that a health check ended, whose slot is given back next.
+    pub(super) fn end_check(&self) {
+        self.probing.fetch_sub(1, SeqCst);
+    }
+
+    async fn wait_for_check(&self, patience: Duration) -> bool {
         let _waiting = WaitingCheck::new(self);
         let freed = async {
             loop {

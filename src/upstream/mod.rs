@@ -1,8 +1,8 @@
 //! The app side: named groups of endpoints, which of them a request goes to, when it waits, and what is known of their health.
 //!
 //! Counts of requests in flight belong to an address, not to an upstream: two upstreams that name one address share them, and a
-//! reload keeps them. So does the queue of an upstream, which belongs to its name. Everything that talks to Pingora's connector
-//! stands in `peer` and `checker`.
+//! reload keeps them. So does the queue of an upstream, which belongs to its name. What meets Pingora's connector stands
+//! in `connector`, `stream`, `peer` and `checker`.
 
 mod address;
 mod chance;
@@ -30,7 +30,6 @@ pub mod stream;
 
 use std::fmt::Display;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use parking_lot::Mutex;
 use tokio::task::JoinHandle;
@@ -54,8 +53,6 @@ pub struct Upstream {
     pub budget: RetryBudget,
     group: Arc<Group>,
     registry: Arc<Registry>,
-    /// Its configuration is the one in force.
-    started: AtomicBool,
     refresh: Mutex<Option<JoinHandle<()>>>,
     checks: Mutex<Vec<(Arc<Endpoint>, JoinHandle<()>)>>,
 }
@@ -76,7 +73,6 @@ impl Upstream {
             metrics,
             group,
             registry,
-            started: AtomicBool::new(false),
             refresh: Mutex::default(),
             checks: Mutex::default(),
         });
@@ -88,7 +84,6 @@ impl Upstream {
     /// Puts the capacity into force, and starts health checks and, where names are to be resolved, the refresh of their
     /// addresses.
     pub fn start(self: &Arc<Self>, resolver: &Resolver) {
-        self.started.store(true, Relaxed);
         if let Some(before) = self.group.queue.put_in_force(&self.group) {
             close_idle(&before.targets(), &self.targets());
         }
@@ -146,7 +141,7 @@ impl Upstream {
         }
         let before = self.targets();
         let changed = self.group.set_targets(list);
-        if changed && self.started.load(Relaxed) {
+        if changed && self.group.queue.is_in_force(&self.group) {
             close_idle(&before, &self.targets());
             self.apply_capacity();
         }

@@ -63,7 +63,8 @@ enum Policy {
 }
 
 impl Pool {
-    /// An empty pool. With a `capacity` it never holds more connections than that.
+    /// An empty pool. With a `capacity` it never holds more connections than that; where several upstreams name the address, each has
+    /// a pool of its own.
     #[must_use]
     pub fn new(keepalive: Keepalive, capacity: Option<u32>) -> Arc<Self> {
         let inner =

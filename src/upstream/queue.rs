@@ -146,6 +146,11 @@ impl Queue {
         before.upgrade().filter(|before| !Arc::ptr_eq(before, group))
     }
 
+    /// Whether a configuration is the one in force.
+    pub(super) fn is_in_force(&self, group: &Arc<Group>) -> bool {
+        std::ptr::eq(self.in_force.lock().as_ptr(), Arc::as_ptr(group))
+    }
+
     /// Takes a configuration out of force; whether it was in it, which leaves none.
     pub(super) fn take_out_of_force(&self, group: &Arc<Group>) -> bool {
         let mut in_force = self.in_force.lock();

@@ -54,7 +54,7 @@ pub enum Failure {
     NoSocketFile,
     /// The socket file, or a directory above it, may not be used by us.
     Permission,
-    /// We are out of file descriptors: it says nothing of the other side.
+    /// We are out of file descriptors, memory or ports: it says nothing of the other side.
     Shortage,
     Other,
 }
@@ -98,10 +98,11 @@ pub fn connect_failure(error: &io::Error) -> Failure {
     }
 }
 
-/// Whether the operating system refused us the means (EMFILE, ENFILE).
+/// Whether the operating system refused us the means: file descriptors, memory, ports of our own.
 #[must_use]
 pub fn is_shortage(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(23 | 24))
+    const SHORTAGES: [Errno; 5] = [Errno::NFILE, Errno::MFILE, Errno::NOMEM, Errno::NOBUFS, Errno::ADDRNOTAVAIL];
+    error.raw_os_error().is_some_and(|code| SHORTAGES.iter().any(|shortage| shortage.raw_os_error() == code))
 }
 
 async fn connect_tcp(address: SocketAddr) -> io::Result<TcpStream> {

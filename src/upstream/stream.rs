@@ -9,8 +9,11 @@
 //! instead of pooling it, and `drop` gives the socket to [`Pool`]. Before it asks, Pingora has made sure that the
 //! response was read to its end, with nothing behind it, and that neither side said close (`respect_keepalive`,
 //! `reuse`); its engine, that the request was sent to its end (pingora-proxy `proxy_h1.rs`, `proxy_handle_upstream`),
-//! of which [`UpstreamStream::expect_body`] makes sure here too. A stream that is dropped without that question
-//! closes its connection.
+//! of which [`UpstreamStream::expect_body`] makes sure here too. Where the exchange ended and the connection is not to be
+//! kept, it is closed when the server has hung up (`hang_on`); where the exchange broke, at once.
+//!
+//! # How it is written
+//! No write waits and none fails, so that Pingora always gets to read: see [`Flow`].
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -105,7 +108,7 @@ impl UpstreamStream {
     ///
     /// A wrong length costs no more than the second system call: Pingora flushes once more at the end of each request
     /// (`v1/client.rs`, `finish_body`), and that flush sends whatever is held. Only a body shorter than its own
-    /// Content-Length is not flushed, which is an error of ours: the app then never hears of the request.
+    /// Content-Length is not flushed: then the app has answered without it.
     pub fn expect_body(&mut self, length: u64) {
         self.owed = length;
         self.holding = length > 0;
@@ -202,8 +205,12 @@ impl UpstreamStream {
         flow.record_moved(moved);
         if sent.is_ready() {
             flow.catch_up();
-        } else if flow.poll_given_up(cx) {
-            // It hears that nothing more comes, and may still answer.
+        }
+    }
+
+    /// Sends nothing more where the request was given up. The server hears that nothing more comes, and may still answer.
+    fn heed(&mut self, cx: &mut Context<'_>) {
+        if self.state == State::InUse && self.flow.as_ref().is_some_and(|flow| flow.poll_given_up(cx)) {
             self.socket.iter().for_each(Socket::half_close);
             self.stop_sending();
         }
@@ -215,12 +222,15 @@ impl AsyncRead for UpstreamStream {
         let this = self.get_mut();
         // Pingora's question, see the head of this file; answered with "closed".
         if buf.capacity() == 1 {
-            if this.state == State::InUse {
-                this.state = State::Asked;
-            }
+            this.state = match this.state {
+                State::InUse => State::Asked,
+                State::Unheard => State::Ended,
+                other => other,
+            };
             return Poll::Ready(Ok(()));
         }
         this.use_on();
+        this.heed(cx);
         this.send_rest(cx);
         let Some(socket) = this.socket.as_mut() else { return Poll::Ready(Ok(())) };
         let before = buf.filled().len();
@@ -236,6 +246,7 @@ impl AsyncWrite for UpstreamStream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         this.use_on();
+        this.heed(cx);
         if this.state == State::Unheard {
             this.record_written(bytes.len());
             return Poll::Ready(Ok(bytes.len()));
@@ -249,39 +260,6 @@ impl AsyncWrite for UpstreamStream {
         let taken = this.taken(&sent, bytes);
         this.record_written(taken);
         Poll::Ready(Ok(taken))
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        this.use_on();
-        let len = bufs.iter().map(|buf| buf.len()).sum();
-        if this.state == State::Unheard {
-            this.record_written(len);
-            return Poll::Ready(Ok(len));
-        }
-        if this.holds(len) {
-            for buf in bufs {
-                this.hold(buf);
-            }
-            return Poll::Ready(Ok(len));
-        }
-        this.holding = false;
-        let first = bufs.iter().find(|buf| !buf.is_empty()).map_or(&[][..], |buf| buf);
-        let sent = match this.socket.as_mut() {
-            Some(socket) if this.held.is_empty() => Pin::new(socket).poll_write_vectored(cx, bufs),
-            _ => this.poll_send(cx, first),
-        };
-        let taken = this.taken(&sent, first);
-        this.record_written(taken);
-        Poll::Ready(Ok(taken))
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
     }
 
     /// The flush at the end of the head is the one that is not obeyed while a body is expected. It cannot leave
@@ -317,7 +295,11 @@ impl Drop for UpstreamStream {
         match self.state {
             State::Asked if self.owed == 0 && self.held.is_empty() => self.pool.put(socket, self.generation),
             State::Asked | State::Ended => hang_on(socket, self.slot.take()),
-            _ => {}
+            // The answer came before the request was sent to its end.
+            State::InUse | State::Unheard if self.flow.as_ref().is_some_and(|flow| flow.is_given_up()) => {
+                hang_on(socket, self.slot.take());
+            }
+            State::InUse | State::Unheard | State::Over => {}
         }
     }
 }

@@ -34,12 +34,12 @@ PROXY_CORE, LOAD_CORE = 0, 1
 CONNECTIONS = 32
 
 POST_SCRIPT = """wrk.method = "POST"
-wrk.body = string.rep("x", 10240)
+wrk.body = string.rep("x", {size})
 wrk.headers["Content-Type"] = "application/octet-stream"
 """
 
-# Name, path, whether wrk runs POST_SCRIPT.
-LOADS = [("GET 1 KB", "/1k", False), ("GET 100 KB", "/100k", False), ("POST 10 KB", "/post", True)]
+# Name, path, and the size of the body that wrk posts with POST_SCRIPT, if it does.
+LOADS = [("GET 1 KB", "/1k", None), ("GET 100 KB", "/100k", None), ("POST 1 KB", "/post", 1024), ("POST 10 KB", "/post", 10240)]
 
 UPSTREAM_CONF = """
 daemon off; master_process off; pid {dir}/upstream.pid; error_log {dir}/upstream.err warn;
@@ -124,10 +124,14 @@ def drive(port, path, script, seconds):
     return int(done.group(1))
 
 
-def measure(server, load, script, seconds):
+def script_in(directory, posted):
+    return directory / f"post-{posted}.lua"
+
+
+def measure(server, load, directory, seconds):
     """Microseconds of processor time a request, and requests a second."""
-    _, path, posts = load
-    script = script if posts else None
+    _, path, posted = load
+    script = script_in(directory, posted) if posted else None
     before, start = processor_seconds(server.pid), time.monotonic()
     requests = drive(server.port, path, script, seconds)
     spent, took = processor_seconds(server.pid) - before, time.monotonic() - start
@@ -165,16 +169,16 @@ def spread(values, form):
     return f"{statistics.median(values):{form}} ({min(values):{form}} to {max(values):{form}})"
 
 
-def race(servers, script, options):
+def race(servers, directory, options):
     """Prints a table: for each load what a request costs each proxy, and the ratio."""
     print(f"{'load':<12}{'nginx us/request':>24}{'propylon us/request':>24}{'ratio':>24}{'requests/s':>20}")
     nginx, propylon = servers
     for load in LOADS:
         for server in servers:
-            measure(server, load, script, 1)
+            measure(server, load, directory, 1)
         pairs = []
         for _ in range(options.rounds):
-            pairs.append([measure(server, load, script, options.seconds) for server in (nginx, propylon)])
+            pairs.append([measure(server, load, directory, options.seconds) for server in (nginx, propylon)])
         costs = [[cost for cost, _ in row] for row in pairs]
         rates = [statistics.median(row[column][1] for row in pairs) for column in (0, 1)]
         columns = [
@@ -190,7 +194,8 @@ def prepare(directory, options):
     (directory / "www").mkdir()
     (directory / "www/1k").write_bytes(b"x" * 1024)
     (directory / "www/100k").write_bytes(b"x" * 102400)
-    (directory / "post.lua").write_text(POST_SCRIPT)
+    for posted in {posted for _, _, posted in LOADS if posted}:
+        script_in(directory, posted).write_text(POST_SCRIPT.format(size=posted))
     # Root's nginx would hand its worker to a user who cannot read the directory.
     directory.chmod(0o755)
     return dict(zip(("upstream", "nginx", "propylon", "admin"), free_ports(4), strict=True))
@@ -251,7 +256,7 @@ def main():
             with contextlib.ExitStack() as pair:
                 servers = proxies(pair, directory, ports, log)
                 print(f"\naccess log {'to a file' if log else 'off'}")
-                race(servers, directory / "post.lua", options)
+                race(servers, directory, options)
         if options.idle:
             with contextlib.ExitStack() as pair:
                 print(f"\nmemory of an idle connection, of {options.idle}, after one request on each")

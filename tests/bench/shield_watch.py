@@ -43,7 +43,7 @@ def sockets_at(port):
                     return found
                 if kind == ERROR:
                     raise OSError(-struct.unpack_from("=i", block, at + HEADER.size)[0], "sock_diag")
-                _, state, _, _, cookie, _, received, _, _, inode = ANSWER.unpack_from(block, at + HEADER.size)
+                _, state, _, _, cookie, received, _, _, inode = ANSWER.unpack_from(block, at + HEADER.size)
                 found[cookie] = (state, received, inode)
                 at += (length + 3) & ~3
 

@@ -51,7 +51,8 @@ section! {
         keepalive_timeout: Keepalive = r#""auto""#,
         /// How long connecting may take.
         connect_timeout: Timeout = r#""1s""#,
-        /// How long the app may take until the first byte of its response; then 504. A route may set its own.
+        /// How long the app may take until the first byte of its response, or take nothing of the request; then
+        /// 504. A route may set its own.
         first_byte_timeout: Timeout = r#""60s""#,
         /// How long the app may pause within a response. A route may set its own.
         read_timeout: Timeout = r#""60s""#,
@@ -117,7 +118,8 @@ section! {
 section! {
     /// What is tried again. A request that may have reached the app is never sent twice, unless it is safe to.
     Retry {
-        /// Other endpoints tried when a connection cannot be made, whatever the method.
+        /// Other endpoints tried at once when a connection cannot be made, whatever the method. Then the request waits in the
+        /// queue, and goes to whichever can be connected to first.
         connect: Int<0, 16> = "2",
         /// Further tries of GET, HEAD, OPTIONS and TRACE when the connection breaks before any byte of a response.
         idempotent: Int<0, 4> = "1",

@@ -1,6 +1,6 @@
 //! The request body: taken from the client under its limits, and handed on to the app, at once or once it is whole.
 
-use std::future::{pending, poll_fn};
+use std::future::poll_fn;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
@@ -21,10 +21,12 @@ use crate::upstream::flow::Flow;
 impl Session {
     /// Receives the whole body, so that no worker has to wait for it. Afterwards the request says its length.
     ///
+    /// `keep` says whether it may be sent more than once.
+    ///
     /// # Errors
     /// Why the body is not acceptable, or cannot be kept.
-    pub async fn receive(&mut self) -> Result<(), Rejection> {
-        let mut spooled = Spooled::new(&self.exchange.snapshot.shared.depot, Keep::ForReplay);
+    pub async fn receive(&mut self, keep: Keep) -> Result<(), Rejection> {
+        let mut spooled = Spooled::new(&self.exchange.snapshot.shared.depot, keep);
         if let BodyReader::Length(length) = self.body {
             spooled.announce(length).map_err(|full| refusal(&full))?;
         }
@@ -68,10 +70,16 @@ impl Session {
         self.app_wait = None;
         self.flow = None;
         self.gave = false;
+        self.app_late = false;
         self.stalled = None;
         if let Some(spooled) = &mut self.spooled {
             spooled.rewind();
         }
+    }
+
+    /// Forgets the body: no app will be sent it again.
+    pub fn drop_body(&mut self) {
+        self.spooled = None;
     }
 
     /// Bytes of the body, once it was received whole.
@@ -114,7 +122,7 @@ impl Session {
                 watched = self.watch(since + patience.min(NEVER)) => {
                     watched?;
                     if flow.moved() == moved {
-                        return self.app_is_late();
+                        return self.app_is_late().await;
                     }
                 }
             }
@@ -126,6 +134,10 @@ impl Session {
     /// The next piece for the app; none when it has answered without it. Cancel safe.
     pub(super) async fn body_for_app(&mut self) -> Result<Option<Bytes>> {
         if self.ended {
+            if let Some(flow) = self.flow.as_ref().filter(|_| !self.is_handed_on()) {
+                // What the app has got of it must not be given an end.
+                flow.give_up();
+            }
             return Ok(None);
         }
         self.caught_up().await?;
@@ -228,13 +240,17 @@ impl Session {
         let patience = self.exchange.control.upstream_patience(self.response.is_some());
         let deadline = *self.app_wait.get_or_insert_with(Instant::now) + patience.min(NEVER);
         self.watch(deadline).await?;
-        self.app_is_late()
+        self.app_is_late().await
     }
 
-    fn app_is_late<T>(&self) -> Result<T> {
+    async fn app_is_late<T>(&mut self) -> Result<T> {
+        // It may be us who are late: what has come meanwhile is read in the first turn, and ends this wait in the second.
+        yield_now().await;
+        yield_now().await;
         if let Some(flow) = self.flow.as_ref().filter(|flow| flow.is_behind()) {
             flow.give_up();
         }
+        self.app_late = true;
         self.fail(Reason::UpstreamTimeout, ErrorType::ReadTimedout, "the app took too long")
     }
 
@@ -252,15 +268,15 @@ impl Session {
         }
     }
 
-    /// Returns when the client is gone. Cancel safe.
+    /// Returns when the client is gone. One that has sent more than is read ahead (16 KiB of a body that is streamed, or of further
+    /// requests) is seen to be gone when its turn has come. Cancel safe.
     pub async fn departure(&mut self) {
         let far = deadline_in(NEVER);
         loop {
             match self.event(far, AHEAD_READ).await {
-                Event::Left => return self.exchange.outcome.mark_client_gone(),
+                // Who does not even take an interim answer is as good as gone.
+                Event::Left | Event::Stalled | Event::Lost => return self.exchange.outcome.mark_client_gone(),
                 Event::Sent | Event::Took | Event::Late => {}
-                // Nothing is being written yet.
-                Event::Stalled | Event::Lost => return pending().await,
             }
         }
     }

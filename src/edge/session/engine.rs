@@ -22,7 +22,6 @@ use pingora_http::{RequestHeader, ResponseHeader};
 
 use crate::edge::session::{DRAIN_TIME, Session};
 use crate::proxy::exchange::Flight;
-use crate::proxy::rejection::Reason;
 
 type MessageReader = Box<dyn futures_util::Stream<Item = Result<Bytes>> + Unpin + Send + Sync + 'static>;
 
@@ -63,12 +62,13 @@ impl EngineSession {
 
     /// An app that is late is not given up where its slot must stay taken.
     async fn outlive(&mut self, ended: Result<Option<Bytes>>) -> Result<Option<Bytes>> {
-        let Some(exchange) = self.session.as_ref().map(|session| &session.exchange) else { return ended };
-        if exchange.outcome.fault() == Some(Reason::UpstreamTimeout) && exchange.control.outlives_timeout() {
-            self.detach();
-            return pending().await;
+        match &self.session {
+            Some(session) if session.app_late && session.exchange.control.outlives_timeout() => {
+                self.detach();
+                pending().await
+            }
+            _ => ended,
         }
-        ended
     }
 }
 

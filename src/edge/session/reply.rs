@@ -41,7 +41,7 @@ impl Session {
             // Expect was answered by us; early hints are for HTTP/2 clients. The answer is still waited for.
             return Ok(());
         }
-        self.app_wait = None;
+        self.record_heard();
         say_length_once(&mut response);
         let Some(framing) = Framing::of(&response, &self.method, self.version) else {
             return self.fail(
@@ -63,9 +63,19 @@ impl Session {
             (true, _) => Persistence::Keep,
         };
         write_head(&mut self.out, &response, framing, persistence);
+        if framing == Framing::UntilClose {
+            // Where the close is the end of the body, a clean one would make a torn body look whole, whoever drops the connection.
+            self.connection.transport.reset_on_close(true);
+        }
         self.framing = framing;
         self.response = Some(response);
         Ok(())
+    }
+
+    /// The app said something: its time begins anew, for what it says and for what it takes.
+    fn record_heard(&mut self) {
+        self.app_wait = None;
+        self.stalled = None;
     }
 
     /// Whether nobody wanted the body, and more of it is to come than is read to keep the connection.
@@ -78,7 +88,7 @@ impl Session {
     /// # Errors
     /// The app sends more than it announced; the client is gone.
     pub async fn take_body(&mut self, data: Bytes) -> Result<()> {
-        self.app_wait = None;
+        self.record_heard();
         if data.is_empty() || self.framing == Framing::None {
             return Ok(());
         }
@@ -288,10 +298,6 @@ impl Session {
             self.exchange.outcome.uncount_sent(backlog.unread());
         }
         self.out.clear();
-        if self.framing == Framing::UntilClose {
-            // However the exchange goes on, this body must not end like a whole one.
-            self.connection.transport.reset_on_close();
-        }
     }
 }
 

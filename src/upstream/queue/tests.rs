@@ -63,7 +63,7 @@ async fn no_more_wait_than_may() {
     let tasks = [wait(&group, Priority::Normal).await, wait(&group, Priority::Normal).await];
     for priority in [Priority::Normal, Priority::High] {
         let refused = group.acquire(&mut Wanted::new(priority, None)).await.unwrap_err();
-        assert_eq!(refused, Refused::Full);
+        assert_eq!(refused, Refused::Full { unreachable: false });
     }
     tasks[0].abort();
     settle().await;
@@ -77,15 +77,37 @@ async fn no_more_wait_than_may() {
 }
 
 #[tokio::test]
+async fn a_health_check_sends_nobody_away_even_where_nobody_may_wait() {
+    let rules = Rules { queue: model::Queue { max: 0, ..RULES.queue }, ..RULES };
+    let group = Rig::alone(&[1], 1, &rules);
+    let probe = endpoint(&group, 0).acquire_probe(MS).await.unwrap();
+    let waiting = wait(&group, Priority::Normal).await;
+    assert_eq!(
+        group.acquire(&mut normal()).await.unwrap_err(),
+        Refused::Full { unreachable: false },
+        "one for each check"
+    );
+    drop(probe);
+    let lease = waiting.await.unwrap().unwrap();
+    assert_eq!(group.acquire(&mut normal()).await.unwrap_err(), Refused::Full { unreachable: false });
+    drop(lease);
+    assert!(is_idle(&group));
+}
+
+#[tokio::test]
 async fn where_nobody_may_wait_nobody_does() {
     let rules = Rules { queue: model::Queue { max: 0, ..RULES.queue }, ..RULES };
     let group = Rig::alone(&[1], 1, &rules);
     let mut wanted = normal();
     let lease = group.acquire(&mut wanted).await.unwrap();
-    assert_eq!(group.acquire(&mut normal()).await.unwrap_err(), Refused::Full);
+    assert_eq!(group.acquire(&mut normal()).await.unwrap_err(), Refused::Full { unreachable: false });
     group.record_connect_failure(lease.endpoint(), &"refused");
     drop(lease);
-    assert_eq!(group.acquire(&mut wanted).await.unwrap_err(), Refused::Full, "nor one that had a slot before");
+    assert_eq!(
+        group.acquire(&mut wanted).await.unwrap_err(),
+        Refused::Full { unreachable: true },
+        "nor one that had a slot before"
+    );
     let nothing = Rig::alone(&[], 1, &rules);
     assert_eq!(nothing.acquire(&mut normal()).await.unwrap_err(), Refused::NoEndpoint);
 }
@@ -154,7 +176,7 @@ async fn ten_thousand_leave_one_by_one() {
         assert!(poll_once(future.as_mut()).await.is_none());
         waiting.push(future);
     }
-    assert_eq!(group.acquire(&mut normal()).await.unwrap_err(), Refused::Full);
+    assert_eq!(group.acquire(&mut normal()).await.unwrap_err(), Refused::Full { unreachable: false });
     // From the middle, then from both ends.
     for left in (1..=10_000).rev() {
         assert_eq!(group.queue.waiting(), left);

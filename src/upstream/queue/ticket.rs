@@ -69,6 +69,11 @@ impl Wanted {
         self.is_resting = true;
     }
 
+    /// It was with an app meanwhile, which does not count as waiting: what it has not waited of its time begins now.
+    pub fn begin_again(&mut self) {
+        self.deadline = None;
+    }
+
     /// How long it has waited, all times together.
     #[must_use]
     pub fn queued(&self) -> Duration {
@@ -104,7 +109,7 @@ impl Wanted {
 
     /// The deadline, which is set when it first has to wait.
     pub(in crate::upstream) fn deadline_after(&mut self, timeout: Duration) -> Instant {
-        let timeout = self.patience.unwrap_or(timeout);
+        let timeout = self.patience.unwrap_or(timeout).saturating_sub(self.queued);
         *self.deadline.get_or_insert_with(|| {
             let now = Instant::now();
             // A time no clock can hold is as long as anybody waits.
@@ -141,10 +146,13 @@ impl Drop for Queueing<'_> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refused {
     /// As many wait as may.
-    Full,
+    Full {
+        /// No endpoint could be connected to, or all are drained, rather than all being busy.
+        unreachable: bool,
+    },
     /// Its deadline passed.
     Late {
-        /// No endpoint could be connected to, rather than all being busy.
+        /// As above.
         unreachable: bool,
     },
     /// The upstream has no address at all.
