@@ -3,6 +3,8 @@
 // Counters are whole numbers, and small ones.
 #![allow(clippy::float_cmp, clippy::cast_precision_loss)]
 
+use std::time::Duration;
+
 use crate::harness::{Client, Framing, Gate, Gateway, Origin, PythonServer, eventually};
 
 const GATEWAY: &str = r#"
@@ -247,6 +249,45 @@ fn the_answer_of_an_app_that_does_not_read_the_body_is_passed_on() {
     eventually("the slots are free", || {
         (gateway.metrics().value("propylon_upstream_in_flight", &[]) == Some(0.0)).then_some(())
     });
+}
+
+#[test]
+fn an_answer_is_not_late_because_the_body_is_not_read() {
+    // More than the sockets on the way to the app hold, and pieces that together take longer than one may.
+    let origin = Origin::start(|connection| {
+        if connection.read_head().is_some() {
+            connection.write("HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\n");
+            for _ in 0..8 {
+                connection.delay(Duration::from_millis(100));
+                connection.write("x");
+            }
+        }
+    });
+    let patient = GATEWAY.replace("endpoints = [\"{origin}\"]", "endpoints = [\"{origin}\"]\nread_timeout = \"400ms\"");
+    let gateway = Gateway::with(&patient).set("origin", origin.address()).start();
+    for path in BOTH {
+        let told = gateway.connect().request("POST", path, &[], vec![b'x'; 8 << 20]).expect(200);
+        assert_eq!(told.text(), "xxxxxxxx");
+    }
+}
+
+#[test]
+fn a_body_that_is_cut_by_its_answer_is_not_given_an_end() {
+    let (seen, whole) = std::sync::mpsc::channel();
+    let seen = std::sync::Mutex::new(seen);
+    let origin = Origin::start(move |connection| {
+        while let Some(mut request) = connection.read_head() {
+            connection.answer(202, "accepted");
+            let _ = seen.lock().unwrap().send(connection.read_body(&mut request));
+        }
+    });
+    let gateway = Gateway::with(GATEWAY).set("origin", origin.address()).start();
+    for framing in ["Content-Length: 100000", "Transfer-Encoding: chunked"] {
+        let mut client = gateway.connect();
+        client.send(format!("POST /streamed/ HTTP/1.1\r\nHost: test\r\n{framing}\r\n\r\n3\r\nabc\r\n"));
+        client.response().expect(202);
+        assert!(!whole.recv_timeout(Duration::from_secs(10)).unwrap(), "{framing}");
+    }
 }
 
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";

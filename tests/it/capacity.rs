@@ -274,3 +274,26 @@ def app(environ, start_response):
     assert_eq!(gateway.get("/").expect(200).text(), "2");
     assert!(sample(&gateway, "propylon_queue_wait_seconds_count", &[]) > Some(0.0));
 }
+
+#[test]
+fn a_probe_that_was_not_answered_in_time_keeps_its_slot_until_it_is() {
+    let gate = Gate::new();
+    let held = gate.clone();
+    let origin = Origin::start(move |connection| {
+        while let Some(request) = connection.read_request() {
+            if request.target == "/healthz" {
+                held.wait();
+            }
+            connection.answer(200, "");
+        }
+    });
+    let keys = "max_in_flight = 1\nhealth = { path = \"/healthz\", interval = \"50ms\", timeout = \"50ms\" }";
+    let gateway = builder(origin.address(), keys).set("server", "").start();
+    eventually("a probe failed", || {
+        (sample(&gateway, "propylon_upstream_health_checks_total", &[("result", "fail")]) >= Some(2.0)).then_some(())
+    });
+    let mut waiting = queue(&gateway, "/", 1);
+    assert_eq!(targets(&origin), ["/healthz"], "one probe at a time, and nothing behind it");
+    gate.open();
+    waiting.response().expect(200);
+}

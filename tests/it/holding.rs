@@ -44,6 +44,38 @@ fn nobody() -> Origin {
     origin
 }
 
+#[test]
+fn an_endpoint_that_can_be_connected_to_again_is_not_asked_over_old_connections_alone() {
+    let gate = Gate::new();
+    let held = gate.clone();
+    let origin = Origin::start_unix(move |connection| {
+        while let Some(request) = connection.read_request() {
+            if request.target == "/held" {
+                held.wait();
+            }
+            connection.answer(200, "here");
+        }
+    });
+    let gateway = one_app(origin.address(), "health = { interval = \"1h\" }\nqueue = { timeout = \"10s\" }");
+    gateway.get("/").expect(200);
+    let Address::Unix(path) = origin.address() else { panic!("a Unix socket") };
+    let away = path.with_extension("away");
+    fs::rename(path, &away).unwrap();
+    // One has the connection that was idle; the other finds no way in, and waits.
+    let mut holder = gateway.connect();
+    holder.send_request("GET", "/held", &[], "");
+    origin.wait_for_requests(2);
+    let mut waiting = gateway.connect();
+    waiting.send_request("GET", "/", &[], "");
+    let is_reachable = || gateway.admin_get("/status").json()["upstreams"][0]["endpoints"][0]["reachable"] == true;
+    eventually("it is found unreachable", || (!is_reachable()).then_some(()));
+    gate.open();
+    holder.response().expect(200);
+    fs::rename(&away, path).unwrap();
+    waiting.response().expect(200);
+    assert!(is_reachable());
+}
+
 /// Answers with how many bytes of a body came.
 fn counting(address: &Address) -> Origin {
     Origin::start_at(address, |connection| {

@@ -160,6 +160,25 @@ fn the_timeout_cuts_what_does_not_end() {
 }
 
 #[test]
+fn a_body_that_ends_with_the_connection_is_not_ended_by_a_cut() {
+    let origin = Origin::start(|connection| {
+        connection.read_request();
+        connection.write("HTTP/1.0 200 OK\r\n\r\nhalf of ");
+        connection.hang();
+    });
+    let gateway =
+        Gateway::with(TO_ORIGIN).set("server", "shutdown_timeout = \"300ms\"").set("origin", origin.address()).start();
+    let mut client = gateway.connect();
+    client.send("GET / HTTP/1.0\r\n\r\n");
+    assert!(client.response_head().fields.has("connection"));
+    assert_eq!(client.read_raw(8), b"half of ");
+    gateway.signal(Signal::TERM);
+    let cut = client.read_rest();
+    assert!(matches!(cut, Err(Broken::Reset)), "{cut:?}");
+    gateway.wait_for_exit();
+}
+
+#[test]
 fn a_second_signal_cuts_at_once() {
     let origin = Origin::start(|connection| {
         connection.read_request();
