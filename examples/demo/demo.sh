@@ -178,6 +178,7 @@ show "$PROPYLON_BIN" check --config "$RUN_DIR/wrong.toml" 2>&1 && exit 1
 note "exit code $?"
 
 say "the access log of the last request"
+until tail -n 1 "$ACCESS_LOG" | grep -q '"route":"front"'; do sleep 0.1; done
 tail -n 1 "$ACCESS_LOG" | python3 -m json.tool --no-ensure-ascii
 
 say "some metrics"

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use crate::harness::*;
+use crate::queue::checked;
 
 /// Two endpoints, or whatever `{endpoints}` says, balanced as `{balance}` says.
 const ONE_GROUP: &str = r#"
@@ -17,6 +18,7 @@ access = "{dir}/access.log"
 [upstreams.app]
 endpoints = [{endpoints}]
 balance = "{balance}"
+health = { interval = "1h" }
 [[routes]]
 upstream = "app"
 "#;
@@ -39,6 +41,13 @@ fn script(name: &'static str, gate: &Gate) -> impl Fn(&mut Connection) + Send + 
 }
 
 fn group(balance: &str, endpoints: &[String]) -> Gateway {
+    let gateway = start(balance, endpoints);
+    // The first health check is in flight as well.
+    checked(&gateway, endpoints.len());
+    gateway
+}
+
+fn start(balance: &str, endpoints: &[String]) -> Gateway {
     Gateway::with(ONE_GROUP).set("balance", balance).set("endpoints", &endpoints.join(", ")).start()
 }
 
@@ -288,7 +297,7 @@ fn an_address_that_two_paths_lead_to_is_one_endpoint_of_its_group() {
         }
     });
     let again = Address::Unix(link.join("app.sock"));
-    let gateway = group("least_conn", &[plain(&origin), format!("\"{again}\"")]);
+    let gateway = start("least_conn", &[plain(&origin), format!("\"{again}\"")]);
     gateway.connect().request("POST", "/", &[], "1").expect(502);
     assert_eq!(count.load(Ordering::SeqCst), 1);
     let endpoints = gateway.metrics();
