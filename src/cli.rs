@@ -196,11 +196,16 @@ fn bounds(upstream: &Upstream) -> String {
     let count = upstream.endpoints.len();
     let is_name = |endpoint: &EndpointConfig| matches!(endpoint.addr, EndpointAddr::Host { .. });
     // A name stands for as many addresses as it has when it is asked for.
-    let each = if upstream.endpoints.iter().any(is_name) { "each address of " } else { "each of " };
-    let endpoints = if count == 1 { "1 endpoint".to_owned() } else { format!("{count} endpoints") };
+    let endpoints = match (upstream.endpoints.iter().any(is_name), count) {
+        (false, 1) => "its endpoint".to_owned(),
+        (false, _) => format!("each of {count} endpoints"),
+        (true, _) => "each address of its endpoints".to_owned(),
+    };
     let in_flight = match upstream.capacity {
-        Some(capacity) => format!("at most {capacity} in flight to {each}{endpoints}"),
-        None => format!("any number in flight to {each}{endpoints} (no `workers`, no `max_in_flight`)"),
+        Some(capacity) => format!(
+            "at most {capacity} in flight from this gateway to {endpoints} (several gateways in front of one pool: give each its share)"
+        ),
+        None => format!("any number in flight to {endpoints} (no `workers`, no `max_in_flight`)"),
     };
     let queue = match upstream.queue.max {
         0 => "none waits".to_owned(),

@@ -90,6 +90,19 @@ fn usage_errors_exit_2_and_say_what_is_possible() {
 }
 
 #[test]
+fn check_says_of_the_guides_pool_what_the_guide_says() {
+    let guide =
+        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/guides/protecting-workers.md")).unwrap();
+    let block = |language: &str| {
+        let (_, rest) = guide.split_once(&format!("```{language}\n")).unwrap();
+        rest.split_once("```").unwrap().0
+    };
+    let place = Place::new(&[("gateway.toml", block("toml"))]);
+    let checked = place.run(&["check"]);
+    assert!(checked.code == 0 && checked.stdout.contains(block("text")), "{} {}", checked.stdout, checked.stderr);
+}
+
+#[test]
 fn check_says_what_is_there_or_everything_that_is_wrong() {
     let bad = GOOD
         .replace("uvicorn", "uvicron")

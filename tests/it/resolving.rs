@@ -5,6 +5,7 @@ use std::thread;
 
 use crate::harness::*;
 use crate::in_flight::nothing_in_flight;
+use crate::queue::checked;
 
 /// One group with a name for its endpoint.
 const ONE_NAME: &str = r#"
@@ -18,8 +19,10 @@ listen = ["127.0.0.1:0"]
 access = "{dir}/access.log"
 [upstreams.app]
 endpoints = ["app.test:{port}"]
+health = { interval = "1h" }
 [upstreams.literal]
 endpoints = ["{literal}"]
+health = { interval = "1h" }
 [[routes]]
 upstream = "app"
 [[routes]]
@@ -84,6 +87,7 @@ fn every_address_of_a_name_is_an_endpoint() {
     dns.set("app.test", 60, &["127.0.0.2", "127.0.0.3", "127.0.0.2"]);
     let (a, b, port) = two(&Gate::new());
     let gateway = one_name(&dns, port, &a);
+    checked(&gateway, 3);
     let both = answers(&gateway, 6);
     assert!(both == "ababab" || both == "bababa", "{both}");
     assert_eq!((a.requests().len(), b.requests().len()), (3, 3));
@@ -150,6 +154,7 @@ fn a_failure_keeps_the_last_good_addresses() {
     dns.set("app.test", 1, &["127.0.0.2", "127.0.0.3"]);
     let (a, _b, port) = two(&Gate::new());
     let gateway = one_name(&dns, port, &a);
+    checked(&gateway, 3);
     assert_eq!(answers(&gateway, 2).len(), 2);
     for fault in [DnsServer::fail as fn(&DnsServer, &str), DnsServer::remove, |dns, name| dns.set(name, 1, &[])] {
         let before = failures(&gateway);
