@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use crate::admin::answer::Answer;
 use crate::config::suggestion;
+use crate::route::target::decode_value;
 use crate::state::Snapshot;
 use crate::upstream::Upstream;
 use crate::upstream::endpoint::{Address, Endpoint};
@@ -141,18 +142,8 @@ fn unknown(what: &str, found: &str, known: &[&str]) -> Answer {
     Answer::text(404, format!("no {what} is called \"{found}\"{near}; there are: {known}\n"))
 }
 
-/// Takes percent-encoding off; none where it is broken, or hides no text.
 fn decode(value: &str) -> Option<String> {
-    let mut pieces = value.split('%');
-    let mut bytes = pieces.next()?.as_bytes().to_vec();
-    for piece in pieces {
-        let (digits, rest) = piece.split_at_checked(2)?;
-        // `from_str_radix` takes a sign as well.
-        let is_hex = digits.bytes().all(|byte| byte.is_ascii_hexdigit());
-        bytes.push(u8::from_str_radix(digits, 16).ok().filter(|_| is_hex)?);
-        bytes.extend_from_slice(rest.as_bytes());
-    }
-    String::from_utf8(bytes).ok()
+    String::from_utf8(decode_value(value.as_bytes())?).ok()
 }
 
 #[cfg(test)]

@@ -54,18 +54,6 @@ pub struct Active {
     pub finished: bool,
 }
 
-impl Active {
-    /// Gives the endpoint free, and counts what it did.
-    pub fn release(&mut self) {
-        if let (Some(endpoint), Some(status), Some(connected)) =
-            (&self.endpoint, self.attempt.status, self.attempt.connected.take())
-        {
-            endpoint.metrics.record(status, connected.elapsed());
-        }
-        self.lease = None;
-    }
-}
-
 impl Drop for Active {
     /// A request that ends before its driver is done, by a panic or with the process, is logged and counted here.
     fn drop(&mut self) {
@@ -119,6 +107,16 @@ impl Active {
             rejection: None,
             finished: false,
         }
+    }
+
+    /// Gives the endpoint free, and counts what it did.
+    pub fn release(&mut self) {
+        if let (Some(endpoint), Some(status), Some(connected)) =
+            (&self.endpoint, self.attempt.status, self.attempt.connected.take())
+        {
+            endpoint.metrics.record(status, connected.elapsed());
+        }
+        self.lease = None;
     }
 }
 

@@ -166,6 +166,17 @@ fn decode_all(raw: &[u8]) -> Result<Vec<u8>, TargetError> {
     Ok(path)
 }
 
+/// Takes percent-encoding off a value of a query, whatever bytes come out. None where it is broken.
+#[must_use]
+pub fn decode_value(raw: &[u8]) -> Option<Vec<u8>> {
+    let (mut value, mut rest) = (Vec::with_capacity(raw.len()), raw);
+    while let Some((byte, behind)) = next_decoded(rest).ok()? {
+        value.push(byte);
+        rest = behind;
+    }
+    Some(value)
+}
+
 /// The first decoded byte, and the raw bytes behind those it came from.
 fn next_decoded(raw: &[u8]) -> Result<Option<(u8, &[u8])>, TargetError> {
     match raw {

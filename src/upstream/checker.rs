@@ -72,9 +72,10 @@ impl Checker {
     }
 
     async fn check(&mut self, endpoint: &Arc<Endpoint>) -> Verdict {
-        if self.late.take_if(|probe| probe.is_finished()).is_none() && self.late.is_some() {
+        if self.late.as_ref().is_some_and(|probe| !probe.is_finished()) {
             return self.unanswered(endpoint);
         }
+        self.late = None;
         let Some(slot) = endpoint.acquire_probe(self.health.timeout).await else { return Verdict::Busy };
         endpoint.pool.make_room(endpoint.in_flight());
         let (probe, backend) = (self.probe.clone(), self.backend.clone());

@@ -67,8 +67,8 @@ section! {
         /// with a body is not tried again. A route may set its own.
         buffer_requests: bool = "true",
         /// Whether a response is taken from the worker at the worker's speed, into the spool, and passed on at the
-        /// client's. Nothing is held back for it: what has arrived is sent at once. Event streams, gRPC, responses with
-        /// `X-Accel-Buffering: no` and upgrades are never buffered. With `false` a slow client holds the worker. A route
+        /// client's. Nothing is held back for it: what has arrived is sent at once. Event streams, gRPC, ndjson,
+        /// `multipart/x-mixed-replace` and responses with `X-Accel-Buffering: no` are never buffered. With `false` a slow client holds the worker. A route
         /// may set its own.
         buffer_responses: bool = "true",
         /// How long an endpoint that is healthy again, or new, takes to get its full share of the requests; `"0s"` is at
