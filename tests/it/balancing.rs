@@ -234,8 +234,10 @@ listen = ["127.0.0.1:0"]
 access = "{dir}/access.log"
 [upstreams.left]
 endpoints = ["{shared}"]
+health = { interval = "1h" }
 [upstreams.right]
 endpoints = ["{shared_again}", "{other}"]
+health = { interval = "1h" }
 [[routes]]
 path = "/left/*"
 upstream = "left"
@@ -253,6 +255,7 @@ fn two_groups_that_name_one_address_share_its_count() {
         .set("shared_again", shared.address())
         .set("other", other.address())
         .start();
+    checked(&gateway, 3);
 
     assert_eq!(answers(&gateway, "/right/", 4), "shared other shared other ");
     let mut held = hold(&gateway, "/left/hold", &[&shared]);
@@ -275,6 +278,7 @@ fn a_unix_socket_reached_through_a_symbolic_link_is_the_same_address() {
         .set("shared_again", &Address::Unix(link.join("app.sock")))
         .set("other", other.address())
         .start();
+    checked(&gateway, 3);
 
     assert_eq!(answers(&gateway, "/right/", 4), "shared other shared other ");
     let mut held = hold(&gateway, "/left/hold", &[&shared]);
