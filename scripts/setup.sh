@@ -4,7 +4,7 @@
 #   scripts/setup.sh build   cmake, cc, c++                            (make build)
 #   scripts/setup.sh lint    the above, cargo-deny                     (make lint)
 #   scripts/setup.sh test    those of build, curl, redis-server, .venv (make test, make demo)
-#   scripts/setup.sh bench   those of build, nginx, haproxy, wrk, .venv (make bench, make bench-shield)
+#   scripts/setup.sh bench   those of build, nginx, haproxy, wrk, h2load, openssl, .venv (make bench, make bench-shield)
 #
 # Rust itself is not installed: it takes the toolchain that is there, and says so when there is none.
 # For Debian 12 and its relatives; elsewhere it names what to install by hand and fails.
@@ -103,6 +103,8 @@ case $stage in
     need nginx nginx-light
     need haproxy haproxy
     need wrk wrk
+    need h2load nghttp2-client
+    need openssl openssl
     ;;
   *) fail "no such stage: $stage (build, lint, test or bench)" ;;
 esac

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`config`] | text to validated values |
 //! | [`observe`] | metrics, the access log, diagnostics |
+//! | [`net`], [`tls`] | sockets, and TLS over them on both sides |
 //! | [`route`], [`header`] | pure decisions about targets, hosts and fields |
 //! | [`spool`] | bodies that wait, in memory and on disk |
 //! | [`upstream`] | endpoints: their choice, the queue before them, connections, health, addresses |
@@ -21,10 +22,12 @@ pub mod cli;
 pub mod config;
 pub mod edge;
 pub mod header;
+pub mod net;
 pub mod observe;
 pub mod proxy;
 pub mod route;
 pub mod server;
 pub mod spool;
 pub mod state;
+pub mod tls;
 pub mod upstream;

@@ -4,14 +4,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Semaphore;
 
 use crate::admin::Desk;
 use crate::admin::answer::Answer;
 use crate::edge::head::{Head, HeadLimits, HeadReader};
 use crate::edge::listener::Bound;
-use crate::edge::transport::Transport;
+use crate::net::Plain;
 use crate::route::target::split_query;
 
 /// Connections served at once; more wait in the backlog. They are not counted among those of clients, so that a full house
@@ -43,11 +43,11 @@ pub async fn serve(bound: Bound, desk: Desk) {
     loop {
         let Ok(permit) = room.clone().acquire_owned().await else { return };
         match bound.accept().await {
-            Ok((transport, _)) => {
+            Ok((socket, _)) => {
                 let desk = desk.clone();
                 tokio::spawn(async move {
                     let _permit = permit;
-                    converse(transport, &desk).await;
+                    converse(socket, &desk).await;
                 });
             }
             Err(error) => {
@@ -61,8 +61,8 @@ pub async fn serve(bound: Bound, desk: Desk) {
     }
 }
 
-async fn converse(mut transport: Transport, desk: &Desk) {
-    let Ok(Some(head)) = tokio::time::timeout(PATIENCE, read_head(&mut transport)).await else { return };
+async fn converse(mut socket: Plain, desk: &Desk) {
+    let Ok(Some(head)) = tokio::time::timeout(PATIENCE, read_head(&mut socket)).await else { return };
     let (answer, head_only) = match head {
         Ok(head) => {
             let (path, query) = split_query(head.request.raw_path());
@@ -75,19 +75,19 @@ async fn converse(mut transport: Transport, desk: &Desk) {
         Err(status) => (Answer::text(status, "the request could not be understood\n"), false),
     };
     let write = async {
-        let _ = transport.write_all(&answer.to_bytes(head_only)).await;
-        transport.finish_writing().await;
+        let _ = socket.write_all(&answer.to_bytes(head_only)).await;
+        let _ = socket.shutdown().await;
     };
     let _ = tokio::time::timeout(PATIENCE, write).await;
 }
 
 /// The head, or the status to refuse it with; none when the peer left.
-async fn read_head(transport: &mut Transport) -> Option<Result<Head, u16>> {
+async fn read_head(socket: &mut Plain) -> Option<Result<Head, u16>> {
     let mut reader = HeadReader::default();
     let mut buf = BytesMut::new();
     loop {
         buf.reserve(1024);
-        if !matches!(transport.read_into(&mut buf).await, Ok(1..)) {
+        if !matches!(socket.read_buf(&mut buf).await, Ok(1..)) {
             return None;
         }
         match reader.read(&mut buf, &LIMITS) {

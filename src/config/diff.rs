@@ -26,6 +26,10 @@ pub struct Summary {
     pub upstreams_removed: Vec<String>,
     /// Of the same name, with anything else about them.
     pub upstreams_changed: Vec<String>,
+    /// Of the same address, with anything else about them.
+    pub listeners_changed: Vec<String>,
+    /// Whether anything in `[tls]` differs. What its files hold is not known here.
+    pub tls_changed: bool,
     /// Whether anything in `[spool]` differs.
     pub spool_changed: bool,
     pub routes_before: usize,
@@ -52,6 +56,8 @@ pub fn summary(old: &Config, new: &Config) -> Summary {
         upstreams_added: missing_in(&names_now, &names_before),
         upstreams_removed: missing_in(&names_before, &names_now),
         upstreams_changed: changed.map(|upstream| upstream.name.to_string()).collect(),
+        listeners_changed: listeners_changed(old, new),
+        tls_changed: old.tls != new.tls,
         spool_changed: old.spool != new.spool,
         routes_before: old.routes.len(),
         routes_now: new.routes.len(),
@@ -59,7 +65,17 @@ pub fn summary(old: &Config, new: &Config) -> Summary {
 }
 
 fn listeners(config: &Config) -> Vec<String> {
-    config.server.listen.iter().chain(&config.admin.listen).map(ListenAddr::to_string).collect()
+    config.server.addresses().iter().chain(&config.admin.listen).map(ListenAddr::to_string).collect()
+}
+
+fn listeners_changed(old: &Config, new: &Config) -> Vec<String> {
+    let earlier = |address| old.server.listen.iter().find(|listener| listener.address == address);
+    let changed = new
+        .server
+        .listen
+        .iter()
+        .filter(|listener| earlier(listener.address.clone()).is_some_and(|earlier| earlier != *listener));
+    changed.map(|listener| listener.address.to_string()).collect()
 }
 
 impl fmt::Display for Summary {
@@ -67,6 +83,7 @@ impl fmt::Display for Summary {
         let lists = [
             ("listeners added", &self.listeners_added),
             ("listeners removed", &self.listeners_removed),
+            ("listeners changed", &self.listeners_changed),
             ("upstreams added", &self.upstreams_added),
             ("upstreams removed", &self.upstreams_removed),
             ("upstreams changed", &self.upstreams_changed),
@@ -75,6 +92,9 @@ impl fmt::Display for Summary {
             if !items.is_empty() {
                 write!(out, "{what}: {}; ", items.join(", "))?;
             }
+        }
+        if self.tls_changed {
+            out.write_str("tls changed; ")?;
         }
         if self.spool_changed {
             out.write_str("spool changed; ")?;

@@ -32,6 +32,14 @@ impl Report {
         self.problems.is_empty()
     }
 
+    /// Whether something is wrong at `path`, or inside it.
+    #[must_use]
+    pub fn has_problem_in(&self, path: &str) -> bool {
+        let inside =
+            |place: &Place| place.path.strip_prefix(path).is_some_and(|rest| !rest.starts_with(char::is_alphanumeric));
+        self.problems.iter().any(|(place, _)| inside(place))
+    }
+
     /// Names places as `rename` does, and without a position.
     pub fn rename(&mut self, rename: impl Fn(&str) -> String) {
         for (place, _) in self.problems.iter_mut().chain(&mut self.warnings) {

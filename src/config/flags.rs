@@ -77,7 +77,7 @@ mod tests {
         )
         .unwrap();
         assert_eq!(warnings, []);
-        assert_eq!(config.server.listen, [ListenAddr::Tcp("127.0.0.1:8081".parse().unwrap())]);
+        assert_eq!(config.server.addresses(), [ListenAddr::Tcp("127.0.0.1:8081".parse().unwrap())]);
         assert_eq!(config.admin.listen, [ListenAddr::Tcp("127.0.0.1:0".parse().unwrap())]);
         let [app] = config.upstreams.as_slice() else { panic!() };
         assert_eq!(app.preset, Some(Preset::Uvicorn));
@@ -91,7 +91,7 @@ mod tests {
     #[test]
     fn the_listener_has_its_default_and_the_hint_names_the_flag() {
         let (config, warnings) = from_flags(&strings(&["app:8000"]), &[], None).unwrap();
-        assert_eq!(config.server.listen, [ListenAddr::Tcp("0.0.0.0:8080".parse().unwrap())]);
+        assert_eq!(config.server.addresses(), [ListenAddr::Tcp("0.0.0.0:8080".parse().unwrap())]);
         assert!(warnings[0].to_string().starts_with("--to: neither"), "{warnings:?}");
     }
 

@@ -2,8 +2,9 @@
 //! value.
 //!
 //! `validate` is the only producer. What needs a restart stands in [`RestartOnly`]; everything else takes effect with a
-//! reload. `upstream.rs` holds what belongs to an upstream. No Pingora, no sockets, no clock.
+//! reload. `upstream.rs` holds what belongs to an upstream, `tls.rs` what belongs to TLS. No Pingora, no sockets, no clock.
 
+mod tls;
 mod upstream;
 
 use std::collections::BTreeMap;
@@ -15,6 +16,7 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue, Method};
 use ipnet::IpNet;
 
+pub use tls::{CertificateFiles, ClientCerts, Tls, TlsVersion, UpstreamTls};
 pub use upstream::{
     Balance, ClientAbort, Ejection, EndpointAddr, EndpointConfig, HashKey, HeadLimits, Health, Keepalive, Preset,
     Queue, Retry, StatusRanges, Upstream,
@@ -29,6 +31,7 @@ pub struct Config {
     pub server: Server,
     pub client: ClientLimits,
     pub admin: Admin,
+    pub tls: Tls,
     pub log: Log,
     pub spool: Spool,
     /// Sorted by name; [`Action::Upstream`] holds an index into it.
@@ -51,7 +54,10 @@ pub struct RestartOnly {
 
 #[derive(Debug, Clone)]
 pub struct Server {
-    pub listen: Vec<ListenAddr>,
+    /// Plain ones and those with TLS; at least one.
+    pub listen: Vec<Listener>,
+    /// Whether plain requests are sent to HTTPS.
+    pub https_redirect: bool,
     pub trusted_proxies: TrustedProxies,
     /// Empty: every host is served.
     pub allowed_hosts: Vec<HostPattern>,
@@ -62,6 +68,42 @@ pub struct Server {
     pub shutdown_timeout: Duration,
     /// Name servers to ask instead of the system's; empty: the system's.
     pub resolvers: Vec<SocketAddr>,
+}
+
+impl Server {
+    /// Where clients are listened to.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<ListenAddr> {
+        self.listen.iter().map(|listener| listener.address.clone()).collect()
+    }
+
+    /// The port of the first TCP listener that speaks TLS.
+    #[must_use]
+    pub fn tls_port(&self) -> Option<u16> {
+        self.listen.iter().find_map(|listener| match (&listener.protocol, &listener.address) {
+            (Protocol::Https { .. }, ListenAddr::Tcp(address)) => Some(address.port()),
+            _ => None,
+        })
+    }
+}
+
+/// A listener for clients.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listener {
+    pub address: ListenAddr,
+    /// Whether trusted peers say first whom they speak for.
+    pub proxy_protocol: bool,
+    pub protocol: Protocol,
+}
+
+/// What is spoken on a listener.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    Http,
+    Https {
+        /// Whether clients are asked for a certificate.
+        client_certs: Option<ClientCerts>,
+    },
 }
 
 /// Whose forwarding fields are believed.

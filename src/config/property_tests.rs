@@ -28,7 +28,7 @@ fn four_lines_are_a_whole_gateway() {
     let (config, warnings) = ok("[upstreams.app]\nendpoints = ['127.0.0.1:8000']\n[[routes]]\nupstream = 'app'\n");
     assert_eq!(warnings.len(), 1, "{warnings:?}");
     assert!(config.restart.threads >= 1);
-    assert_eq!(config.server.listen[0].to_string(), "0.0.0.0:8080");
+    assert_eq!(config.server.addresses()[0].to_string(), "0.0.0.0:8080");
     assert_eq!(config.admin.listen[0].to_string(), "127.0.0.1:9901");
     assert_eq!(config.client.max_body, 10 << 20);
     assert_eq!(config.client.headers_max, 100);

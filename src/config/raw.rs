@@ -2,16 +2,18 @@
 //! from it.
 //!
 //! A field is `None` where the key is absent and has no default, and where its value was refused, which has been
-//! reported by then. What the values mean together is for `validate`. The keys of an upstream and of a route have files
-//! of their own.
+//! reported by then. What the values mean together is for `validate`. The keys of an upstream, of a route and of TLS have
+//! files of their own.
 
 mod route;
+mod tls;
 mod upstream;
 
 use std::time::Duration;
 
 pub use route::{HeaderEdits, Redirect, Respond, Route};
-pub use upstream::{Ejection, Endpoint, Health, Queue, Retry, Upstream};
+pub use tls::{Certificate, ClientCerts, Tls, TlsListener};
+pub use upstream::{Ejection, Endpoint, Health, Queue, Retry, Upstream, UpstreamTls};
 
 use super::model::{AccessFormat, AccessTarget, HostPattern, ListenAddr, LogLevel};
 use super::place::At;
@@ -28,6 +30,8 @@ section! {
         server: Server = "{}",
         /// The listener for operators, and the control socket.
         admin: Admin = "{}",
+        /// Certificates and versions of the TLS listeners.
+        tls: Tls = "{}",
         /// What is written about the gateway's own doings, and about each request.
         log: Log = "{}",
         /// Where bodies wait: a request's until it is whole and a worker is free, a response's until the client has taken
@@ -45,7 +49,7 @@ section! {
         /// Example: `"503" = "/etc/propylon/503.html"`
         error_pages: Table<PageFile> = "{}",
     }
-    later ["tls", "redis", "security_headers", "cache"]
+    later ["redis", "security_headers", "cache"]
 }
 
 section! {
@@ -53,7 +57,17 @@ section! {
     Server {
         /// Where plain HTTP is accepted: `ip:port`, or `unix:` and a path. `[::]` is IPv6 alone; list `0.0.0.0` beside
         /// it for both. A reload binds what is new and closes what is gone.
-        listen: NonEmpty<Listener> = r#"["0.0.0.0:8080"]"#,
+        listen: Vec<At<Listener>> = r#"["0.0.0.0:8080"]"#,
+        /// Where HTTPS is accepted, HTTP/2 and HTTP/1.1, in the form of `listen`; needs `[[tls.certificates]]`. With it,
+        /// `listen = []` does without plain HTTP.
+        ///
+        /// Example: `["0.0.0.0:443", "[::]:443"]`
+        listen_tls: Vec<At<TlsListener>> = "[]",
+        /// Whether a request on `listen` is answered 308 to its `https://` address, those for
+        /// `/.well-known/acme-challenge/` excepted. One that a trusted proxy says came over HTTPS is served. The port is that
+        /// of the first TCP listener of `listen_tls`; none where the client sees another port than `listen` has, as behind a
+        /// published container port.
+        https_redirect: bool = "false",
         /// Worker threads; 0 is one for each core. Takes effect with a restart.
         threads: Int<0, 1024> = "0",
         /// Peers whose `X-Forwarded-For`, `-Proto`, `-Host`, `-Port`, `Forwarded` and `X-Request-ID` are believed: networks,
@@ -87,7 +101,7 @@ section! {
         /// What one client may take.
         client: Client = "{}",
     }
-    later ["listen_tls", "https_redirect"]
+    later []
 }
 
 section! {
@@ -95,15 +109,29 @@ section! {
     Listener {
         /// Where it is bound.
         address: ListenAddr = required,
+        /// Whether peers in `trusted_proxies` begin each connection with a PROXY protocol header, version 1 or 2, that says
+        /// whom they speak for. From them it is then required; of everybody else it is refused like any other nonsense.
+        proxy_protocol: bool = "false",
     }
-    later ["proxy_protocol", "client_certs"]
+    later []
+    short address
+}
+
+section! {
+    /// A listener for operators; `"127.0.0.1:9901"` is short for `{ address = "127.0.0.1:9901" }`.
+    AdminListener {
+        /// Where it is bound.
+        address: ListenAddr = required,
+    }
+    later []
     short address
 }
 
 section! {
     /// What one client may take.
     Client {
-        /// How long a whole request head may take to arrive, from its first byte; then 408.
+        /// How long a whole request head may take to arrive, from its first byte; then 408. A PROXY protocol header and a TLS
+        /// handshake have as long, each.
         header_timeout: Timeout = r#""10s""#,
         /// Length of the request line; beyond it 414. The preset of an upstream may lower it.
         request_line_max: HeadSize = r#""8KiB""#,
@@ -136,7 +164,7 @@ section! {
     Admin {
         /// Where `/metrics`, `/healthz`, `/readyz` and `/status` are answered. They only read. Keep it off the
         /// internet.
-        listen: NonEmpty<Listener> = r#"["127.0.0.1:9901"]"#,
+        listen: NonEmpty<AdminListener> = r#"["127.0.0.1:9901"]"#,
         /// The socket that `propylon reload` and the like talk to, with mode 0600. Takes effect with a restart.
         ///
         /// Example: `"unix:/run/propylon-control.sock"`

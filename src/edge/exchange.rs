@@ -19,6 +19,7 @@ use crate::header::request_hygiene::FieldKind;
 use crate::observe::metrics::ListenerMetrics;
 use crate::proxy::rejection::{Reason, Rejection};
 use crate::state::Snapshot;
+use crate::tls::identity::Identity;
 
 /// What is true of every request on a connection.
 #[derive(Debug, Clone)]
@@ -27,6 +28,17 @@ pub struct ConnectionFacts {
     /// The client's port, for TCP.
     pub peer_port: Option<u16>,
     pub listener: Arc<ListenerFacts>,
+    /// None on a plain connection.
+    pub tls: Option<Box<TlsFacts>>,
+}
+
+/// What was agreed on with a client that speaks TLS.
+#[derive(Debug, Clone)]
+pub struct TlsFacts {
+    /// The name it asked for, in lower case.
+    pub asked: Option<Box<str>>,
+    /// Whom it has shown to be.
+    pub client: Option<Identity>,
 }
 
 /// What is true of every connection of a listener.

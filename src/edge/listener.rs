@@ -16,11 +16,11 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use crate::config::model::ListenAddr;
-use crate::edge::connection::{Connection, Engine, serve};
-use crate::edge::exchange::{ConnectionFacts, ListenerFacts};
-use crate::edge::transport::Transport;
-use crate::header::client_address::Peer;
-use crate::observe::metrics::{ListenerMetrics, Metrics, Refusal};
+use crate::edge::connection::Engine;
+use crate::edge::exchange::ListenerFacts;
+use crate::edge::opening::{self, Arrival, Way};
+use crate::net::Plain;
+use crate::observe::metrics::{ListenerMetrics, Metrics};
 use crate::state::connections::Place;
 
 /// The kernel cuts it to net.core.somaxconn.
@@ -194,7 +194,7 @@ impl Listeners {
         &mut self,
         wanted: &[ListenAddr],
         bound: Vec<(ListenAddr, Bound)>,
-        serve: impl Fn(Bound, oneshot::Receiver<()>) -> F,
+        serve: impl Fn(ListenAddr, Bound, oneshot::Receiver<()>) -> F,
     ) where
         F: Future<Output = ()> + Send + 'static,
     {
@@ -202,7 +202,7 @@ impl Listeners {
         for (name, bound) in bound {
             let address = bound.address.clone();
             let (stop, stopped) = oneshot::channel();
-            let task = tokio::spawn(serve(bound, stopped));
+            let task = tokio::spawn(serve(name.clone(), bound, stopped));
             self.running.insert(name, Running { address, stop, task });
         }
         for (_, running) in &gone {
@@ -211,11 +211,12 @@ impl Listeners {
         end(gone.into_iter().map(|(_, running)| running)).await;
     }
 
-    /// The addresses listened on, in order.
+    /// The addresses listened on, in order: as configured, and as bound.
     #[must_use]
-    pub fn addresses(&self) -> Vec<ListenAddr> {
-        let mut addresses: Vec<_> = self.running.values().map(|running| running.address.clone()).collect();
-        addresses.sort();
+    pub fn addresses(&self) -> Vec<(ListenAddr, ListenAddr)> {
+        let mut addresses: Vec<_> =
+            self.running.iter().map(|(name, running)| (name.clone(), running.address.clone())).collect();
+        addresses.sort_by(|(_, one), (_, other)| one.cmp(other));
         addresses
     }
 
@@ -247,9 +248,12 @@ fn facts(address: &ListenAddr, metrics: &Metrics) -> Arc<ListenerFacts> {
     Arc::new(ListenerFacts { metrics: metrics.listener(&label), label, port })
 }
 
-/// Accepts clients until `stop`, and then those who had come by that time: closing on them would reset their connections.
-pub async fn accept_loop(bound: Bound, engine: Engine, mut stop: oneshot::Receiver<()>) {
+/// Accepts clients until `stop`, and then those who had come by that time: closing on them would reset their connections. `name` is
+/// the address as the configuration has it.
+pub async fn accept_loop(name: ListenAddr, bound: Bound, engine: Engine, mut stop: oneshot::Receiver<()>) {
     let listener = facts(&bound.address, &engine.shared.metrics);
+    let mut way = None;
+    Way::now(&mut way, &name, &engine);
     let mut logged: Option<Instant> = None;
     let mut early = None;
     loop {
@@ -259,7 +263,7 @@ pub async fn accept_loop(bound: Bound, engine: Engine, mut stop: oneshot::Receiv
             accepted = next(&bound, &engine, &mut early) => accepted,
         };
         match accepted {
-            Ok((client, place)) => admit(client, place, &listener, &engine),
+            Ok((client, place)) => admit(client, place, &listener, Way::now(&mut way, &name, &engine), &engine),
             Err(error) => {
                 listener.metrics.record_accept_error();
                 if logged.is_none_or(|at| at.elapsed() > ACCEPT_LOG_EVERY) {
@@ -273,7 +277,8 @@ pub async fn accept_loop(bound: Bound, engine: Engine, mut stop: oneshot::Receiv
     // Bounded, for those who come as fast as they are accepted.
     let rest = std::iter::from_fn(|| bound.accept_waiting().ok()).take(LAST_CLIENTS_MAX);
     for client in early.into_iter().chain(rest) {
-        admit(client, engine.shared.connections.extra_place(), &listener, &engine);
+        let place = engine.shared.connections.extra_place();
+        admit(client, place, &listener, Way::now(&mut way, &name, &engine), &engine);
     }
 }
 
@@ -294,7 +299,7 @@ async fn next(bound: &Bound, engine: &Engine, early: &mut Option<Client>) -> io:
 }
 
 /// A connection, with the peer's address for TCP.
-type Client = (Transport, Option<SocketAddr>);
+type Client = (Plain, Option<SocketAddr>);
 
 impl Bound {
     /// The next connection, with the peer's address for TCP. Cancel safe.
@@ -307,9 +312,9 @@ impl Bound {
                 let (stream, peer) = listener.accept().await?;
                 // A connection that is gone already shows when it is read.
                 let _ = stream.set_nodelay(true);
-                Ok((Transport::Tcp(stream), Some(peer)))
+                Ok((Plain::Tcp(stream), Some(peer)))
             }
-            Listening::Unix { listener, .. } => Ok((Transport::Unix(listener.accept().await?.0), None)),
+            Listening::Unix { listener, .. } => Ok((Plain::Unix(listener.accept().await?.0), None)),
         }
     }
 
@@ -320,43 +325,22 @@ impl Bound {
                 let (socket, peer) = SockRef::from(listener).accept()?;
                 socket.set_nonblocking(true)?;
                 let _ = socket.set_tcp_nodelay(true);
-                Ok((Transport::Tcp(TcpStream::from_std(socket.into())?), peer.as_socket()))
+                Ok((Plain::Tcp(TcpStream::from_std(socket.into())?), peer.as_socket()))
             }
             Listening::Unix { listener, .. } => {
                 let (socket, _) = SockRef::from(listener).accept()?;
                 socket.set_nonblocking(true)?;
-                Ok((Transport::Unix(UnixStream::from_std(socket.into())?), None))
+                Ok((Plain::Unix(UnixStream::from_std(socket.into())?), None))
             }
         }
     }
 }
 
-fn admit((transport, peer): Client, place: Place, listener: &Arc<ListenerFacts>, engine: &Engine) {
-    let ip = peer.map(|peer| peer.ip().to_canonical());
-    let limit = {
-        let snapshot = engine.snapshot();
-        let server = &snapshot.config.server;
-        // A trusted proxy brings the clients of many.
-        let trusted = ip.is_some_and(|ip| Peer::Ip(ip).is_trusted(&server.trusted_proxies));
-        if trusted { 0 } else { server.max_connections_per_ip }
-    };
-    let Some(permit) = engine.shared.connections.enter(place, ip, limit) else {
-        listener.metrics.record_refused(Refusal::PerIpLimit);
-        tracing::debug!(listener = listener.label, ?ip, "too many connections from one address");
-        return;
-    };
-    let facts = Arc::new(ConnectionFacts {
-        peer: ip.map_or(Peer::Unix, Peer::Ip),
-        peer_port: peer.map(|peer| peer.port()),
-        listener: listener.clone(),
-    });
+fn admit((socket, peer): Client, place: Place, listener: &Arc<ListenerFacts>, way: Option<Arc<Way>>, engine: &Engine) {
+    let Some(way) = way else { return };
     let open = ListenerMetrics::accept(&listener.metrics);
-    let connection = Box::new(Connection::new(transport));
     // Counted before its task runs: a process that is leaving owes an answer to everyone it has let in.
     let conversation = engine.shared.begin_conversation();
-    let engine = engine.clone();
-    tokio::spawn(async move {
-        let _permit = permit;
-        serve(connection, facts, engine, open, conversation).await;
-    });
+    let arrival = Arrival { socket, peer, place, listener: listener.clone(), way, open, conversation };
+    tokio::spawn(opening::serve(arrival, engine.clone()));
 }

@@ -9,6 +9,8 @@ pub mod connection;
 pub mod exchange;
 pub mod head;
 pub mod listener;
+mod opening;
+pub mod proxy_protocol;
 mod response_writer;
 pub mod session;
 pub mod transport;

@@ -164,6 +164,7 @@ impl Session {
         if self.keep_alive && whole {
             Some(Returned::Reuse(self.connection))
         } else if whole && self.connection.buf.is_empty() && self.exchange.refusal.is_none() {
+            self.connection.transport.farewell();
             None
         } else {
             Some(Returned::Linger(self.connection))
@@ -180,8 +181,8 @@ impl Session {
                     Ok(Step::Data(data)) => discarded += data.len() as u64,
                     Ok(Step::End) => return true,
                     Ok(Step::NeedMore) => {
-                        connection.buf.reserve(BODY_READ);
-                        if !matches!(connection.transport.read_into(&mut connection.buf).await, Ok(1..)) {
+                        let Connection { transport, buf, .. } = &mut **connection;
+                        if !matches!(transport.read_into(buf, BODY_READ).await, Ok(1..)) {
                             return false;
                         }
                     }

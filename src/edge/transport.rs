@@ -1,9 +1,9 @@
-//! The byte stream of one client: TCP or Unix socket, with the waits that a deadline can end.
+//! The byte stream of one client: a socket, plain or with TLS over it.
 //!
 //! An idle stream is waited on by readiness alone, so a parked connection holds no buffer.
 
 use std::cell::RefCell;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
@@ -11,7 +11,10 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::net::{TcpStream, UnixStream};
+
+use crate::net::Plain;
+use crate::tls::peer::Server;
+use crate::tls::stream::TlsStream;
 
 /// What is read at once of a head.
 const SCRATCH_SIZE: usize = 16 * 1024;
@@ -24,8 +27,8 @@ thread_local! {
 /// A connected client.
 #[derive(Debug)]
 pub enum Transport {
-    Tcp(TcpStream),
-    Unix(UnixStream),
+    Plain(Plain),
+    Tls(Box<TlsStream<Server>>),
 }
 
 impl Transport {
@@ -41,11 +44,13 @@ impl Transport {
         at_once: usize,
     ) -> Poll<io::Result<usize>> {
         match self {
-            Self::Tcp(stream) => ready!(stream.poll_read_ready(cx))?,
-            Self::Unix(stream) => ready!(stream.poll_read_ready(cx))?,
+            Self::Plain(socket) => {
+                ready!(socket.poll_read_ready(cx))?;
+                buf.reserve(at_once);
+                pin!(socket.read_buf(buf)).poll(cx)
+            }
+            Self::Tls(stream) => stream.poll_read_into(cx, buf, at_once),
         }
-        buf.reserve(at_once);
-        pin!(self.read_buf(buf)).poll(cx)
     }
 
     /// Appends what has come to `buf`, which grows by no more than that; 0 at the end of the stream. For bytes that may stay as long
@@ -54,9 +59,13 @@ impl Transport {
     /// # Errors
     /// What the socket reports.
     pub fn poll_head(&mut self, cx: &mut Context<'_>, buf: &mut BytesMut) -> Poll<io::Result<usize>> {
+        let socket = match self {
+            Self::Plain(socket) => socket,
+            Self::Tls(stream) => return stream.poll_read_into(cx, buf, SCRATCH_SIZE),
+        };
         SCRATCH.with_borrow_mut(|scratch| {
             let mut read = ReadBuf::new(scratch.get_or_insert_with(|| Box::new([0; SCRATCH_SIZE])).as_mut_slice());
-            ready!(Pin::new(self).poll_read(cx, &mut read))?;
+            ready!(Pin::new(socket).poll_read(cx, &mut read))?;
             buf.extend_from_slice(read.filled());
             Poll::Ready(Ok(read.filled().len()))
         })
@@ -67,30 +76,66 @@ impl Transport {
     /// # Errors
     /// What the socket reports.
     pub fn poll_write_both(&mut self, cx: &mut Context<'_>, first: &[u8], second: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(self).poll_write_vectored(cx, &[IoSlice::new(first), IoSlice::new(second)])
+        match self {
+            Self::Plain(socket) => {
+                Pin::new(socket).poll_write_vectored(cx, &[IoSlice::new(first), IoSlice::new(second)])
+            }
+            Self::Tls(stream) => stream.poll_write_both(cx, first, second),
+        }
+    }
+
+    /// Whether something that was written is still to be sent: encrypted bytes that the socket has not taken.
+    #[must_use]
+    pub fn has_pending(&self) -> bool {
+        match self {
+            Self::Plain(_) => false,
+            Self::Tls(stream) => stream.has_pending(),
+        }
+    }
+
+    /// Sends what is pending.
+    ///
+    /// # Errors
+    /// What the socket reports.
+    pub fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Plain(_) => Poll::Ready(Ok(())),
+            Self::Tls(stream) => stream.poll_send(cx),
+        }
     }
 
     /// Appends what is there to `buf`; 0 at the end of the stream. Cancel safe.
     ///
     /// # Errors
     /// What the socket reports.
-    pub async fn read_into(&mut self, buf: &mut BytesMut) -> io::Result<usize> {
-        self.read_buf(buf).await
+    pub async fn read_into(&mut self, buf: &mut BytesMut, at_once: usize) -> io::Result<usize> {
+        poll_fn(|cx| self.poll_arrived(cx, buf, at_once)).await
     }
 
     /// Says that nothing more will be written, so that the client sees the end while its own bytes are still read.
     pub async fn finish_writing(&mut self) {
-        let _ = self.shutdown().await;
+        let _ = match self {
+            Self::Plain(socket) => socket.shutdown().await,
+            Self::Tls(stream) => stream.finish_writing().await,
+        };
+    }
+
+    /// Before a connection is dropped whose last answer is whole: what says so in TLS, without waiting.
+    pub fn farewell(&mut self) {
+        if let Self::Tls(stream) = self {
+            stream.farewell();
+        }
     }
 
     /// Makes the close that follows a reset, or a clean one again: the only way to show a broken transfer whose end the close itself
     /// would be. A Unix socket has no resets.
     pub fn reset_on_close(&self, reset: bool) {
         let linger = reset.then_some(Duration::ZERO);
-        let _ = match self {
-            Self::Tcp(stream) => socket2::SockRef::from(stream).set_linger(linger),
-            Self::Unix(stream) => socket2::SockRef::from(stream).set_linger(linger),
+        let socket = match self {
+            Self::Plain(socket) => socket,
+            Self::Tls(stream) => stream.socket(),
         };
+        let _ = socket2::SockRef::from(socket).set_linger(linger);
     }
 }
 
@@ -98,51 +143,4 @@ impl Transport {
 pub async fn poll_once<F: Future>(future: F) -> Poll<F::Output> {
     let mut future = pin!(future);
     std::future::poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await
-}
-
-impl AsyncRead for Transport {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
-            Self::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
-        }
-    }
-}
-
-impl AsyncWrite for Transport {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
-            Self::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
-        }
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
-            Self::Unix(stream) => Pin::new(stream).poll_flush(cx),
-        }
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
-            Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
-        }
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        parts: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, parts),
-            Self::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, parts),
-        }
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
 }

@@ -69,6 +69,7 @@ pub fn classify(name: &[u8]) -> FieldKind {
         9 => &[("forwarded", Kind::Forwarded), ("client-ip", Kind::Spoofable)],
         10 => &[("user-agent", Kind::UserAgent), ("connection", Kind::Connection), ("keep-alive", Kind::HopByHop)],
         13 => &[("forwarded-for", Kind::Spoofable)],
+        11 => &[("client-cert", Kind::Spoofable)],
         14 => &[
             ("content-length", Kind::ContentLength),
             ("true-client-ip", Kind::Spoofable),
@@ -80,7 +81,7 @@ pub fn classify(name: &[u8]) -> FieldKind {
             ("cf-connecting-ip", Kind::Spoofable),
             ("fastly-client-ip", Kind::Spoofable),
         ],
-        17 => &[("transfer-encoding", Kind::TransferEncoding)],
+        17 => &[("transfer-encoding", Kind::TransferEncoding), ("client-cert-chain", Kind::Spoofable)],
         18 => &[("cf-connecting-ipv6", Kind::Spoofable), ("proxy-authenticate", Kind::HopByHop)],
         19 => &[("proxy-authorization", Kind::HopByHop)],
         _ => &[],
@@ -100,7 +101,8 @@ fn classify_x(rest: &[u8]) -> FieldKind {
             _ => Kind::Keep,
         },
         Some(b'a') if behind("accel-").is_some() => Kind::Spoofable,
-        Some(b's') if behind("sendfile").is_some() => Kind::Spoofable,
+        Some(b's') if behind("sendfile").is_some() || behind("ssl-client-").is_some() => Kind::Spoofable,
+        Some(b'c') if behind("client-cert-").is_some() => Kind::Spoofable,
         Some(b'c' | b'o' | b'q' | b'r' | b's' | b'u') => {
             let known: &[(&str, Kind)] = match rest.len() {
                 6 => &[("scheme", Kind::Spoofable)],
@@ -191,6 +193,12 @@ mod tests {
         ("X-Forwarded", Kind::Spoofable),
         ("X-Forwarded-", Kind::Spoofable),
         ("X-Forwarded-Ssl", Kind::Spoofable),
+        ("X-Forwarded-Client-Cert", Kind::Spoofable),
+        ("Client-Cert", Kind::Spoofable),
+        ("Client-Cert-Chain", Kind::Spoofable),
+        ("X-Client-Cert-Subject", Kind::Spoofable),
+        ("X-Client-Cert-SHA256", Kind::Spoofable),
+        ("X-SSL-Client-Verify", Kind::Spoofable),
         ("X-Forwarded-Protocol", Kind::Spoofable),
         ("X-Forwarded-Prefix", Kind::Spoofable),
         ("X-Accel-Redirect", Kind::Spoofable),
@@ -221,7 +229,10 @@ mod tests {
             Kind::BadName
         } else if let Some(&(_, kind)) = known {
             kind
-        } else if ["x-forwarded-", "x-accel-", "x-sendfile"].iter().any(|prefix| lower.starts_with(prefix)) {
+        } else if ["x-forwarded-", "x-accel-", "x-sendfile", "x-ssl-client-", "x-client-cert-"]
+            .iter()
+            .any(|prefix| lower.starts_with(prefix))
+        {
             Kind::Spoofable
         } else {
             Kind::Keep

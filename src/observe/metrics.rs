@@ -15,6 +15,7 @@ mod route;
 mod shards;
 mod spool;
 pub mod table;
+mod tls;
 mod upstream;
 
 use std::sync::Arc;
@@ -22,10 +23,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 pub use endpoint::{EndpointInFlight, EndpointMetrics, EndpointOverdue};
-pub use label::{CheckResult, FieldDrop, Method, QueueDrop, Refusal, Reload, Retry, StatusClass, UpstreamError};
+pub use label::{
+    CheckResult, FieldDrop, Handshake, Method, QueueDrop, Refusal, Reload, Retry, StatusClass, UpstreamError,
+};
 pub use listener::{ListenerMetrics, OpenConnection};
 pub use route::{RequestInFlight, RouteMetrics};
 pub use spool::SpoolReading;
+pub use tls::{CertificateReading, TlsMetrics};
 pub use upstream::UpstreamMetrics;
 
 use live::Live;
@@ -55,6 +59,8 @@ pub struct Metrics {
     pub access_log_errors: Counter,
     /// Panics that the hook of [`super::logging`] saw.
     pub panics: Counter,
+    /// The certificates in use.
+    pub tls: TlsMetrics,
     /// Counts requests that matched no route.
     pub no_route: Arc<RouteMetrics>,
     routes: Live<String, RouteMetrics>,
@@ -81,6 +87,7 @@ impl Metrics {
             access_log_dropped: Counter::default(),
             access_log_errors: Counter::default(),
             panics: Counter::default(),
+            tls: TlsMetrics::default(),
             no_route: routes.get(NO_ROUTE.to_owned(), |name| RouteMetrics::new(name)),
             routes,
             upstreams: Live::default(),
@@ -168,6 +175,7 @@ impl Metrics {
         upstream::write(&self.upstreams.all(), &mut page);
         spool::write(spool, &mut page);
         listener::write(&self.listeners.all(), &mut page);
+        tls::write(&self.tls, &mut page);
         self.write_config(&mut page);
         page.single(&table::ACCESS_LOG_DROPPED, float(self.access_log_dropped.get()));
         page.single(&table::ACCESS_LOG_ERRORS, float(self.access_log_errors.get()));

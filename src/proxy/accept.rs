@@ -7,7 +7,7 @@ use pingora_http::RequestHeader;
 
 use crate::config::model::{Action, Balance, HashKey, HeadLimits, RedirectPiece, RedirectTemplate, Route};
 use crate::edge::exchange::Exchange;
-use crate::proxy::context::Active;
+use crate::proxy::context::{Active, origin};
 use crate::proxy::forward;
 use crate::proxy::rejection::{Reason, Rejection};
 use crate::proxy::respond::Answer;
@@ -38,7 +38,17 @@ pub fn accept(request: &mut RequestHeader, active: &mut Active) -> Result<Next, 
     if !exchange.snapshot.allowed_hosts.allows(name) {
         return Err(Reason::WrongHost.into());
     }
+    if let (Some(asked), Some(name)) = (asked(&exchange), name)
+        && exchange.snapshot.tls.as_ref().is_some_and(|tls| !tls.serves(asked, name))
+    {
+        // What the client knows of us it knows of another host (RFC 9110 section 15.5.20).
+        return Err(Rejection::new(Reason::WrongHost, format!("the connection was opened for {asked}")));
+    }
     let (path, query) = split_query(request.raw_path());
+    if is_to_be_secured(&exchange, path) {
+        let location = secure_location(&exchange, host.as_ref(), request.raw_path())?;
+        return Ok(Next::Answer(Box::new(Answer::empty(308).with(header::LOCATION, location))));
+    }
     if request.method == Method::OPTIONS && path == b"*" {
         return Ok(Next::Answer(Box::new(Answer::empty(204))));
     }
@@ -83,6 +93,40 @@ pub fn accept(request: &mut RequestHeader, active: &mut Active) -> Result<Next, 
             Ok(Next::Proxy)
         }
     }
+}
+
+/// The name by which the client asked for the certificate of its connection.
+fn asked(exchange: &Exchange) -> Option<&str> {
+    exchange.facts.tls.as_ref()?.asked.as_deref()
+}
+
+/// Where authorities look for proof that we are who we say (RFC 8555 section 8.3): over plain HTTP.
+const ACME_CHALLENGES: &[u8] = b"/.well-known/acme-challenge/";
+
+/// Whether the request came over plain HTTP and is to come again over HTTPS.
+fn is_to_be_secured(exchange: &Exchange, path: &[u8]) -> bool {
+    exchange.snapshot.config.server.https_redirect
+        && exchange.facts.tls.is_none()
+        && !path.starts_with(ACME_CHALLENGES)
+        && !origin(exchange).https
+}
+
+/// The same with `https://`. Where the client sees our own port, it is sent to that of the first TLS listener; where it sees
+/// another, that of a published container say, the port of HTTPS is the likeliest.
+fn secure_location(exchange: &Exchange, host: Option<&Host<'_>>, target: &[u8]) -> Result<HeaderValue, Rejection> {
+    let host = host.ok_or_else(|| Rejection::new(Reason::BadHost, "redirect to the host of a request without one"))?;
+    let ours = exchange.facts.listener.port;
+    let seen = host.port.unwrap_or(80);
+    let port = exchange.snapshot.config.server.tls_port().filter(|port| ours == Some(seen) && *port != 443);
+    let mut location = b"https://".to_vec();
+    location.extend_from_slice(host.name.as_bytes());
+    if let Some(port) = port {
+        location.extend_from_slice(format!(":{port}").as_bytes());
+    }
+    if target != b"*" {
+        location.extend_from_slice(target);
+    }
+    HeaderValue::from_bytes(&location).map_err(|_| Rejection::new(Reason::Internal, "redirect to an invalid location"))
 }
 
 fn bad_target(error: crate::route::target::TargetError) -> Rejection {

@@ -91,16 +91,22 @@ async fn connect(active: &mut Active, stored: Option<u64>) -> bool {
     let endpoint = lease.endpoint().clone();
     let started = Instant::now();
     let mut attempt = Attempt::default();
-    // Whoever is to find out whether an endpoint can be connected to has to connect.
-    let pooled = if endpoint.is_reachable() { endpoint.pool.take() } else { None };
-    let connected = if let Some(stream) = pooled {
-        Ok(stream)
-    } else {
-        endpoint.pool.make_room(endpoint.in_flight());
-        // Boxed, so that who waits in the queue makes no room for it.
-        let connected = Box::pin(socket::connect_within(&endpoint.address, upstream.config.connect_timeout)).await;
-        attempt.connect_time = Some(started.elapsed());
-        connected.map(|socket| endpoint.pool.wrap(socket))
+    let connected = match upstream.way_to(&endpoint) {
+        None => Err(io::Error::other("its name has another address by now")),
+        Some(tls) => {
+            // Whoever is to find out whether an endpoint can be connected to has to connect.
+            let pooled = if endpoint.is_reachable() { endpoint.pool.take(tls.as_ref()) } else { None };
+            if let Some(stream) = pooled {
+                Ok(stream)
+            } else {
+                endpoint.pool.make_room(endpoint.in_flight());
+                let limit = upstream.config.connect_timeout;
+                // Boxed, so that who waits in the queue makes no room for it.
+                let connected = Box::pin(socket::connect_within(&endpoint.address, tls.as_deref(), limit)).await;
+                attempt.connect_time = Some(started.elapsed());
+                connected.map(|socket| endpoint.pool.wrap(socket, tls))
+            }
+        }
     };
     active.endpoint = Some(endpoint.clone());
     let is_connected = connected.is_ok();

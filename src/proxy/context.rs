@@ -130,7 +130,7 @@ pub fn origin(exchange: &Exchange) -> Origin<'_> {
         x_forwarded_host: claims(exchange, FieldKind::ForwardedHost),
         x_forwarded_port: claims(exchange, FieldKind::ForwardedPort),
     };
-    resolve(exchange.facts.peer, false, trusted, claims)
+    resolve(exchange.facts.peer, exchange.facts.tls.is_some(), trusted, claims)
 }
 
 fn claims(exchange: &Exchange, kind: FieldKind) -> impl DoubleEndedIterator<Item = &[u8]> {

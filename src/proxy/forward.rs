@@ -15,6 +15,7 @@ use crate::proxy::context::{Active, origin};
 use crate::proxy::rejection::{Reason, Rejection};
 use crate::route::host::Host;
 use crate::route::target::{split_query, strip_prefix_raw};
+use crate::tls::identity::{X_CLIENT_CERT_SHA256, X_CLIENT_CERT_SUBJECT};
 use crate::upstream::Upstream;
 
 const X_REQUEST_START: HeaderName = HeaderName::from_static("x-request-start");
@@ -40,6 +41,7 @@ pub fn prepare(
         set(request, header::HOST, HeaderValue::from_static(""));
     }
     set_forwarding(request, active, host);
+    set_identity(request, active);
     set(request, X_REQUEST_ID, active.request_id.clone());
     set(request, X_REQUEST_START, request_start(active.exchange.received));
     for name in &route.request_headers.remove {
@@ -97,10 +99,18 @@ fn set_forwarding(request: &mut RequestHeader, active: &Active, host: Option<(&H
         Some((value, port)) => Some(Authority { value, port: *port }),
         None => host.map(|(value, port)| Authority { value, port }),
     };
-    let listener = Listener { port: active.exchange.facts.listener.port, https: false };
+    let facts = &active.exchange.facts;
+    let listener = Listener { port: facts.listener.port, https: facts.tls.is_some() };
     for (name, value) in Forwarding::new(&origin, listener, authority).into_fields() {
         set(request, name, value);
     }
+}
+
+/// Whom the client has shown to be. What it says itself was left out when the head was read.
+fn set_identity(request: &mut RequestHeader, active: &Active) {
+    let Some(client) = active.exchange.facts.tls.as_ref().and_then(|tls| tls.client.as_ref()) else { return };
+    set(request, X_CLIENT_CERT_SUBJECT, client.subject.clone());
+    set(request, X_CLIENT_CERT_SHA256, client.fingerprint.clone());
 }
 
 /// When the first byte of the request came, in the form that monitoring of Python apps reads: `t=` and seconds since 1970. The time

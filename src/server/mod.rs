@@ -4,6 +4,7 @@
 
 mod files;
 mod reload;
+mod renew;
 mod shutdown;
 mod signals;
 
@@ -19,7 +20,7 @@ use crate::admin::{Desk, Reload, bind_control, http};
 use crate::config::model::{self, AccessFormat, AccessTarget, LogLevel};
 use crate::config::{Config, Warning};
 use crate::edge::connection::{Core, Engine};
-use crate::edge::listener::Listeners;
+use crate::edge::listener::{Listeners, accept_loop};
 use crate::observe::access_log::{AccessLog, Format, Target};
 use crate::observe::logging::{self, Logging};
 use crate::observe::metrics::Metrics;
@@ -30,7 +31,7 @@ use crate::server::reload::Reloader;
 use crate::server::signals::{Event, Signals};
 use crate::spool::{Depot, Limits, check_dir};
 use crate::state::{Shared, Snapshot};
-use crate::upstream::peer::NO_CERTIFICATES;
+use crate::tls;
 
 /// Runs until SIGTERM or its like.
 ///
@@ -62,27 +63,26 @@ async fn serve(config: Config, metrics: Arc<Metrics>, logging: Logging) -> Resul
         .map_err(|error| format!("cannot start the access log: {error}"))?;
     let shared = Shared::new(metrics, access_log, Depot::new(spool(&config.spool).await?));
     let mut listeners = Listeners::default();
-    let bound = listeners.prepare(&config.server.listen).map_err(|problems| problems.join("\n"))?;
+    let bound = listeners.prepare(&config.server.addresses()).map_err(|problems| problems.join("\n"))?;
     let mut admin = AdminListeners::default();
     let admin_bound = admin.0.prepare(&config.admin.listen).map_err(|problems| problems.join("\n"))?;
     let control = config.restart.control.as_deref().map(bind_control).transpose()?;
     let pid_file = config.restart.pid_file.as_deref().map(PidFile::write).transpose()?;
-    let wanted = config.server.listen.clone();
+    let wanted = config.server.addresses();
     let admin_wanted = config.admin.listen.clone();
 
     let snapshot = Snapshot::prepare(config, &shared, None).await?;
     let engine = engine(snapshot.clone(), &shared);
     snapshot.start();
     shared.metrics.record_start(snapshot.generation, std::time::SystemTime::now());
-    listeners
-        .apply(&wanted, bound, |bound, stop| crate::edge::listener::accept_loop(bound, engine.clone(), stop))
-        .await;
+    listeners.apply(&wanted, bound, |name, bound, stop| accept_loop(name, bound, engine.clone(), stop)).await;
     admin.apply(&admin_wanted, admin_bound, &engine).await;
     announce(&snapshot, &listeners, &admin);
     // A reload is to free what only the first configuration had.
     drop(snapshot);
 
     let current = engine.current.clone();
+    let renewals = tokio::spawn(renew::certificates(current.clone(), shared.clone()));
     let reloader = Arc::new(Reloader::new(engine, Mutex::new((listeners, admin)), logging));
     let control = control.map(|bound| tokio::spawn(http::serve(bound, Desk::Control(reload_by(&reloader), current))));
     loop {
@@ -97,6 +97,7 @@ async fn serve(config: Config, metrics: Arc<Metrics>, logging: Logging) -> Resul
         }
     }
     shutdown::leave(&reloader, &mut signals).await;
+    renewals.abort();
     if let Some(control) = control {
         control.abort();
         // Its socket file goes with it.
@@ -123,6 +124,20 @@ pub fn check_spool(config: &model::Spool) -> Result<(), String> {
     })
 }
 
+/// Makes sure that certificates and keys can be used. Blocks.
+///
+/// # Errors
+/// One sentence for each file that cannot be.
+pub fn check_tls(config: &Config) -> Result<(), String> {
+    tls::server::check(config)?;
+    for upstream in &config.upstreams {
+        if let Some(tls) = &upstream.tls {
+            tls::client::ClientTls::load(tls).map_err(|error| format!("upstreams.{}.tls: {error}", upstream.name))?;
+        }
+    }
+    Ok(())
+}
+
 /// The spool's limits, once its directory was found usable.
 async fn spool(config: &model::Spool) -> Result<Limits, String> {
     let asked = config.clone();
@@ -140,7 +155,6 @@ async fn spool(config: &model::Spool) -> Result<Limits, String> {
 fn engine(snapshot: Arc<Snapshot>, shared: &Arc<Shared>) -> Engine {
     let conf = ServerConf {
         threads: snapshot.config.restart.threads,
-        ca_file: Some(NO_CERTIFICATES.to_owned()),
         // Connections are pooled by us, an endpoint at a time.
         upstream_keepalive_pool_size: 1,
         ..ServerConf::default()
@@ -167,7 +181,7 @@ impl AdminListeners {
     ) {
         let current = &engine.current;
         self.0
-            .apply(wanted, bound, |bound, stop| {
+            .apply(wanted, bound, |_, bound, stop| {
                 let serve = http::serve(bound, Desk::Admin(current.clone()));
                 async move {
                     tokio::select! {
@@ -198,11 +212,12 @@ fn reopen(shared: &Shared) {
 /// One line for each listener and upstream, for whoever started us.
 fn announce(snapshot: &Snapshot, listeners: &Listeners, admin: &AdminListeners) {
     let mut text = format!("propylon {}\n", env!("CARGO_PKG_VERSION"));
-    for address in listeners.addresses() {
-        text.push_str(&format!("listening on {}\n", url(&address)));
+    for (name, address) in listeners.addresses() {
+        let scheme = if snapshot.speaks_tls(&name) { "https" } else { "http" };
+        text.push_str(&format!("listening on {}\n", url(scheme, &address)));
     }
-    for address in admin.0.addresses() {
-        text.push_str(&format!("admin on {}\n", url(&address)));
+    for (_, address) in admin.0.addresses() {
+        text.push_str(&format!("admin on {}\n", url("http", &address)));
     }
     for upstream in &snapshot.config.upstreams {
         let endpoints: Vec<_> = upstream.endpoints.iter().map(|endpoint| endpoint.addr.to_string()).collect();
@@ -214,9 +229,9 @@ fn announce(snapshot: &Snapshot, listeners: &Listeners, admin: &AdminListeners) 
     let _ = std::io::stderr().lock().write_all(text.as_bytes());
 }
 
-fn url(address: &model::ListenAddr) -> String {
+fn url(scheme: &str, address: &model::ListenAddr) -> String {
     match address {
-        model::ListenAddr::Tcp(address) => format!("http://{address}"),
+        model::ListenAddr::Tcp(address) => format!("{scheme}://{address}"),
         model::ListenAddr::Unix(path) => format!("unix:{}", path.display()),
     }
 }

@@ -101,7 +101,7 @@ impl Reloader {
         let mut report = format!("{}\n", diff::summary(&old.config, &config));
 
         let (clients, admin) = listeners;
-        let bound = clients.prepare(&config.server.listen).map_err(|problems| problems.join("\n"))?;
+        let bound = clients.prepare(&config.server.addresses()).map_err(|problems| problems.join("\n"))?;
         let admin_bound = admin.0.prepare(&config.admin.listen).map_err(|problems| problems.join("\n"))?;
         let sink = open_log(&old.config, &config)?;
         let limits = spool(&config.spool).await?;
@@ -117,7 +117,11 @@ impl Reloader {
         for (_, bound) in bound.iter().chain(&admin_bound) {
             tracing::info!(address = %bound.address, "listening");
         }
-        clients.apply(&new.config.server.listen, bound, |bound, stop| accept_loop(bound, engine.clone(), stop)).await;
+        clients
+            .apply(&new.config.server.addresses(), bound, |name, bound, stop| {
+                accept_loop(name, bound, engine.clone(), stop)
+            })
+            .await;
         admin.apply(&new.config.admin.listen, admin_bound, engine).await;
         new.start();
         old.retire();

@@ -10,10 +10,13 @@ use futures_util::future::join_all;
 
 pub use shared::{Conversation, Shared};
 
-use crate::config::model::{Config, Route};
+use crate::config::model::{Config, ListenAddr, Listener, Protocol, Route};
 use crate::observe::metrics::RouteMetrics;
 use crate::route::host::AllowedHosts;
 use crate::route::table::Table;
+use crate::tls::client::ClientTls;
+use crate::tls::server::ServerTls;
+use crate::tls::watch::Watched;
 use crate::upstream::Upstream;
 use crate::upstream::resolve::Resolver;
 
@@ -30,6 +33,10 @@ pub struct Snapshot {
     pub route_metrics: Vec<Arc<RouteMetrics>>,
     /// As in [`Config::upstreams`].
     pub upstreams: Vec<Arc<Upstream>>,
+    /// None where no listener speaks TLS.
+    pub tls: Option<Arc<ServerTls>>,
+    /// What is made of files that other programs may change.
+    pub watched: Vec<Watched>,
     resolver: Resolver,
 }
 
@@ -37,13 +44,15 @@ impl Snapshot {
     /// Makes everything that can be made without being seen. `previous` hands on what is known about names.
     ///
     /// # Errors
-    /// The name servers' configuration cannot be read.
+    /// The name servers' configuration, a certificate or a key cannot be used.
     pub async fn prepare(config: Config, shared: &Arc<Shared>, previous: Option<&Self>) -> Result<Arc<Self>, String> {
+        let config = Arc::new(config);
+        let (tls, client_tls, watched) = read_files(&config, shared, previous).await?;
         let resolver = Resolver::new(&config.server.resolvers, previous.map(|p| &p.resolver))?;
         // Side by side: a name server that is silent is waited for once, however many names are asked for.
-        let upstreams = join_all(config.upstreams.iter().map(|upstream| {
+        let upstreams = join_all(config.upstreams.iter().zip(client_tls).map(|(upstream, tls)| {
             let metrics = shared.metrics.upstream(&upstream.name);
-            Upstream::build(upstream.clone(), metrics, shared.registry.clone(), &resolver)
+            Upstream::build(upstream.clone(), tls, metrics, shared.registry.clone(), &resolver)
         }))
         .await;
         Ok(Arc::new(Self {
@@ -53,9 +62,23 @@ impl Snapshot {
             allowed_hosts: AllowedHosts::new(&config.server.allowed_hosts),
             route_metrics: config.routes.iter().map(|route| shared.metrics.route(&route.name)).collect(),
             upstreams,
+            tls,
+            watched,
             resolver,
-            config: Arc::new(config),
+            config,
         }))
+    }
+
+    /// The listener at an address, as the configuration has it.
+    #[must_use]
+    pub fn listener(&self, name: &ListenAddr) -> Option<&Listener> {
+        self.config.server.listen.iter().find(|listener| listener.address == *name)
+    }
+
+    /// Whether TLS is spoken there.
+    #[must_use]
+    pub fn speaks_tls(&self, name: &ListenAddr) -> bool {
+        self.listener(name).is_some_and(|listener| listener.protocol != Protocol::Http)
     }
 
     /// Starts what runs beside requests: health checks and name refreshes.
@@ -73,4 +96,30 @@ impl Snapshot {
     pub fn route(&self, index: usize) -> Option<(&Route, &Arc<RouteMetrics>)> {
         self.config.routes.get(index).zip(self.route_metrics.get(index))
     }
+}
+
+type FromFiles = (Option<Arc<ServerTls>>, Vec<Option<Arc<ClientTls>>>, Vec<Watched>);
+
+/// Reads certificates and keys, aside: disks may be slow.
+async fn read_files(
+    config: &Arc<Config>,
+    shared: &Arc<Shared>,
+    previous: Option<&Snapshot>,
+) -> Result<FromFiles, String> {
+    let (config, shared) = (config.clone(), shared.clone());
+    let previous = previous.and_then(|previous| previous.tls.clone());
+    let read = tokio::task::spawn_blocking(move || {
+        let mut watched = Vec::new();
+        let tls = ServerTls::load(&config, &shared.tickets, &shared.metrics, previous.as_deref())?;
+        watched.extend(tls.iter().map(|tls| Watched::new(tls.clone())));
+        let mut client_tls = Vec::new();
+        for upstream in &config.upstreams {
+            let loaded = upstream.tls.as_ref().map(ClientTls::load).transpose();
+            let loaded = loaded.map_err(|error| format!("upstreams.{}.tls: {error}", upstream.name))?;
+            watched.extend(loaded.iter().map(|tls| Watched::new(tls.clone())));
+            client_tls.push(loaded);
+        }
+        Ok((tls, client_tls, watched))
+    });
+    read.await.map_err(|error| error.to_string())?
 }

@@ -10,6 +10,7 @@ use crate::observe::access_log::AccessLog;
 use crate::observe::metrics::Metrics;
 use crate::spool::Depot;
 use crate::state::connections::Connections;
+use crate::tls::tickets::Tickets;
 use crate::upstream::endpoint::Registry;
 
 /// One for the whole process.
@@ -21,6 +22,8 @@ pub struct Shared {
     pub registry: Arc<Registry>,
     pub depot: Arc<Depot>,
     pub connections: Arc<Connections>,
+    /// Keys of TLS session tickets.
+    pub tickets: Arc<Tickets>,
     draining: AtomicBool,
     drain: watch::Sender<bool>,
     refuse: watch::Sender<bool>,
@@ -38,6 +41,7 @@ impl Shared {
             access_log,
             depot,
             connections: Arc::default(),
+            tickets: Arc::default(),
             draining: AtomicBool::new(false),
             drain: watch::Sender::new(false),
             refuse: watch::Sender::new(false),

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use http::Extensions;
+use pingora_core::connectors::ConnectorOptions;
 use pingora_core::connectors::http::Connector;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_error::{Error, ErrorType, Result};
@@ -22,9 +23,10 @@ use tokio::task::JoinHandle;
 use crate::config::model;
 use crate::observe::metrics::CheckResult;
 use crate::upstream::endpoint::{Address, Endpoint};
+use crate::upstream::group::Target;
 use crate::upstream::health::Transition;
-use crate::upstream::peer::{connector_options, probe_peer};
-use crate::upstream::socket::{self, connect_within};
+use crate::upstream::peer::probe_peer;
+use crate::upstream::socket::{self, Secured, connect_within};
 
 type Probe = Arc<dyn HealthCheck + Send + Sync>;
 
@@ -36,11 +38,12 @@ enum Verdict {
     Busy,
 }
 
-/// Checks `endpoint` until the task is aborted or the endpoint is gone.
-pub(super) fn spawn(endpoint: &Arc<Endpoint>, config: &model::Upstream) -> JoinHandle<()> {
-    let peer = probe_peer(&endpoint.address);
+/// Checks the target's endpoint until the task is aborted or the endpoint is gone.
+pub(super) fn spawn(target: &Target, config: &model::Upstream) -> JoinHandle<()> {
+    let endpoint = &target.endpoint;
+    let peer = probe_peer(&endpoint.address, target.tls.clone());
     let probe: Probe = match &config.health.path {
-        None => Arc::new(ConnectProbe(endpoint.address.clone(), config.health.timeout)),
+        None => Arc::new(ConnectProbe(endpoint.address.clone(), target.tls.clone(), config.health.timeout)),
         Some(path) => http_probe(&peer, config, path),
     };
     let backend = Backend { addr: peer._address.clone(), weight: 1, ext: Extensions::new() };
@@ -148,12 +151,12 @@ fn is_shortage(error: &Error) -> bool {
 }
 
 /// Passes when a connection can be made, which is closed at once: even a sync worker that accepts it loses no time.
-struct ConnectProbe(Address, Duration);
+struct ConnectProbe(Address, Option<Arc<Secured>>, Duration);
 
 #[async_trait]
 impl HealthCheck for ConnectProbe {
     async fn check(&self, _target: &Backend) -> Result<()> {
-        connect_within(&self.0, self.1).await.map(drop).map_err(|error| {
+        connect_within(&self.0, self.1.as_deref(), self.2).await.map(drop).map_err(|error| {
             let timed_out = error.kind() == io::ErrorKind::TimedOut;
             let kind = if timed_out { ErrorType::ConnectTimedout } else { ErrorType::ConnectError };
             Error::because(kind, "connect probe", error)
@@ -172,7 +175,7 @@ fn http_probe(peer: &HttpPeer, config: &model::Upstream, path: &str) -> Probe {
     // Where slots are counted, one is free when the app is done with what it was sent.
     let patience = config.capacity.map_or(health.timeout, |_| health.timeout.max(config.first_byte_timeout));
     let host = health.host.clone().unwrap_or_else(|| "localhost".to_owned());
-    let connector = Connector::new_custom(Some(connector_options(1)), ());
+    let connector = Connector::new_custom(Some(ConnectorOptions::new(1)), ());
     let mut probe = HttpHealthCheck::new_custom("localhost", false, connector);
     probe.peer_template = peer.clone();
     probe.peer_template.options.connection_timeout = Some(health.timeout);

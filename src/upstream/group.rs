@@ -20,6 +20,7 @@ use crate::upstream::queue::{Queue, Refused, Wanted, Wish};
 use crate::upstream::reach::STEP_MIN;
 use crate::upstream::selection::schedule::Schedule;
 use crate::upstream::selection::{Candidate, Condition, Drawback, FULL_SHARE, least_conn, rendezvous, two_choices};
+use crate::upstream::socket::Secured;
 
 /// How often a count is fought over before a slot is taken without comparing.
 const SELECT_TRIES: usize = 16;
@@ -76,6 +77,8 @@ pub struct Target {
     pub endpoint: Arc<Endpoint>,
     pub weight: u32,
     pub backup: bool,
+    /// None: plain HTTP.
+    pub tls: Option<Arc<Secured>>,
 }
 
 impl Group {

@@ -40,10 +40,12 @@ pub use selection::rendezvous::key_number;
 
 use crate::config::model::{self, EndpointAddr};
 use crate::observe::metrics::UpstreamMetrics;
+use crate::tls::client::ClientTls;
 use crate::upstream::endpoint::{Address, Endpoint, Lease, Registry};
 use crate::upstream::group::{Group, Rules};
 use crate::upstream::resolve::Resolver;
 use crate::upstream::retry::RetryBudget;
+use crate::upstream::socket::Secured;
 
 /// A named group of endpoints under one configuration. A reload makes a new one around the same endpoints and the same queue.
 #[derive(Debug)]
@@ -51,6 +53,8 @@ pub struct Upstream {
     pub config: model::Upstream,
     pub metrics: Arc<UpstreamMetrics>,
     pub budget: RetryBudget,
+    /// None: plain HTTP.
+    pub tls: Option<Arc<ClientTls>>,
     group: Arc<Group>,
     registry: Arc<Registry>,
     refresh: Mutex<Option<JoinHandle<()>>>,
@@ -59,9 +63,10 @@ pub struct Upstream {
 
 impl Upstream {
     /// Resolves what has to be resolved, waiting a bounded time, and makes the upstream. Nothing runs yet, and nothing changes
-    /// for requests of another configuration.
+    /// for requests of another configuration. `tls` is made of the configuration's.
     pub async fn build(
         config: model::Upstream,
+        tls: Option<Arc<ClientTls>>,
         metrics: Arc<UpstreamMetrics>,
         registry: Arc<Registry>,
         resolver: &Resolver,
@@ -71,6 +76,7 @@ impl Upstream {
             budget: RetryBudget::new(config.retry.budget),
             config,
             metrics,
+            tls,
             group,
             registry,
             refresh: Mutex::default(),
@@ -120,6 +126,18 @@ impl Upstream {
         })
     }
 
+    /// How `endpoint` is connected to. None: it is not one of this upstream's any more.
+    #[must_use]
+    pub fn way_to(&self, endpoint: &Arc<Endpoint>) -> Option<Option<Arc<Secured>>> {
+        if self.tls.is_none() {
+            return Some(None);
+        }
+        let targets = self.targets();
+        let target = targets.list.iter().find(|target| Arc::ptr_eq(&target.endpoint, endpoint))?;
+        // Without a name there is nothing to verify: the configuration has one.
+        target.tls.clone().map(Some)
+    }
+
     /// Requests that wait, those of other configurations of this upstream among them.
     #[must_use]
     pub fn waiting(&self) -> usize {
@@ -136,7 +154,11 @@ impl Upstream {
                     continue;
                 }
                 let endpoint = self.registry.endpoint(&self.group.queue, address, self.config.capacity);
-                list.push(Target { endpoint, weight: config.weight, backup: config.backup });
+                let tls = self
+                    .tls
+                    .as_ref()
+                    .and_then(|tls| Some(Arc::new(Secured { name: tls.name(&config.addr)?, settings: tls.clone() })));
+                list.push(Target { endpoint, weight: config.weight, backup: config.backup, tls });
             }
         }
         let before = self.targets();
@@ -166,11 +188,12 @@ impl Upstream {
             }
             stays
         });
-        for Target { endpoint, .. } in &targets.list {
+        for target in &targets.list {
+            let endpoint = &target.endpoint;
             if checks.iter().any(|(checked, _)| Arc::ptr_eq(checked, endpoint)) {
                 continue;
             }
-            checks.push((endpoint.clone(), checker::spawn(endpoint, &self.config)));
+            checks.push((endpoint.clone(), checker::spawn(target, &self.config)));
         }
     }
 

@@ -13,12 +13,12 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 use crate::config::model::Keepalive;
 use crate::upstream::keepalive::{Closing, Learner};
-use crate::upstream::socket::{Sight, Socket};
+use crate::upstream::socket::{Leash, Secured, Sight, Socket};
 use crate::upstream::stream::UpstreamStream;
 
 /// Idle connections at most where no capacity is known.
@@ -43,8 +43,8 @@ struct Inner {
     /// Connections at most, those in use included.
     capacity: Option<usize>,
     idle: VecDeque<Idle>,
-    /// The connection past its limit that shows when the server closes; never used again.
-    watched: Option<Arc<Socket>>,
+    /// The connection past its limit that shows when the server closes; never used again. Its task ends with this.
+    watched: Option<Watch>,
     /// Whether the sweeper runs.
     sweeping: bool,
 }
@@ -53,6 +53,14 @@ struct Inner {
 struct Idle {
     socket: Socket,
     since: Instant,
+    tls: Option<Arc<Secured>>,
+}
+
+/// Dropped, it ends the connection that is watched, and its watch.
+#[derive(Debug)]
+struct Watch {
+    _leash: Leash,
+    _stop: oneshot::Sender<()>,
 }
 
 #[derive(Debug)]
@@ -102,15 +110,18 @@ impl Pool {
     }
 
     /// The connection that has been idle longest and is still good; it was looked at with one system call just now.
-    /// None when a fresh one has to be made.
+    /// None when a fresh one has to be made. What was connected in another way than by `tls`, as before a reload, is closed.
     #[must_use]
-    pub fn take(self: &Arc<Self>) -> Option<UpstreamStream> {
+    pub fn take(self: &Arc<Self>, tls: Option<&Arc<Secured>>) -> Option<UpstreamStream> {
         let mut now = None;
         loop {
-            let (idle, limit) = {
+            let (mut idle, limit) = {
                 let mut inner = self.inner.lock();
                 (inner.idle.pop_front()?, inner.limit())
             };
+            if idle.tls.as_ref() != tls {
+                continue;
+            }
             // Read behind the lock: not earlier than any `since` in the pool.
             let now = *now.get_or_insert_with(Instant::now);
             let age = now.saturating_duration_since(idle.since);
@@ -121,7 +132,7 @@ impl Pool {
             match idle.socket.peek() {
                 Sight::Quiet => {
                     self.record_survival(age);
-                    return Some(UpstreamStream::new(idle.socket, self.clone(), self.generation(), true));
+                    return Some(UpstreamStream::new(idle.socket, idle.tls, self.clone(), self.generation(), true));
                 }
                 Sight::Closed => self.record(idle.since, now, Closing::Found),
                 // Bytes behind an answer that had none: the next request must not get them.
@@ -145,8 +156,8 @@ impl Pool {
 
     /// A stream over a connection that was just made.
     #[must_use]
-    pub fn wrap(self: &Arc<Self>, socket: Socket) -> UpstreamStream {
-        UpstreamStream::new(socket, self.clone(), self.generation(), false)
+    pub fn wrap(self: &Arc<Self>, socket: Socket, tls: Option<Arc<Secured>>) -> UpstreamStream {
+        UpstreamStream::new(socket, tls, self.clone(), self.generation(), false)
     }
 
     /// Closes all that is idle, and keeps nothing that is in use now: for an endpoint that is drained, replaced or
@@ -185,7 +196,7 @@ impl Pool {
     /// Takes back a connection whose exchange is over. Whatever the server sends from now on, closing included, waits
     /// in the socket and is seen by [`take`](Self::take), which asks the kernel; so a glance is enough here, which in
     /// the usual case is no system call.
-    pub(super) fn put(self: &Arc<Self>, socket: Socket, generation: u32) {
+    pub(super) fn put(self: &Arc<Self>, mut socket: Socket, tls: Option<Arc<Secured>>, generation: u32) {
         let sight = socket.glance();
         let now = Instant::now();
         if sight == Sight::Closed {
@@ -193,7 +204,7 @@ impl Pool {
         }
         // Outside a runtime nobody could sweep.
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
-        let idle = Idle { socket, since: now };
+        let idle = Idle { socket, since: now, tls };
         let mut inner = self.inner.lock();
         if sight != Sight::Quiet || generation != self.generation() || inner.held() >= inner.most_idle() {
             drop(inner);
@@ -278,9 +289,7 @@ impl Inner {
     }
 
     fn stop_watching(&mut self) {
-        if let Some(socket) = self.watched.take() {
-            socket.hang_up();
-        }
+        self.watched = None;
     }
 }
 

@@ -44,7 +44,7 @@ impl Rig {
         let target = |port: &u16| {
             let address = Address::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, *port)));
             let endpoint = self.registry.endpoint(&group.queue, &address, Some(capacity));
-            Target { endpoint, weight: 1, backup: false }
+            Target { endpoint, weight: 1, backup: false, tls: None }
         };
         group.set_targets(ports.iter().map(target).collect());
         group.queue.put_in_force(&group);

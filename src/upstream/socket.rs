@@ -3,18 +3,25 @@
 
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use bytes::BytesMut;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, Shutdown, recv, shutdown};
+use rustls::pki_types::ServerName;
 use socket2::{Domain, SockAddr, SockRef, TcpKeepalive, Type};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
+use crate::net::Plain;
+use crate::tls::client::ClientTls;
+use crate::tls::peer::Client;
+use crate::tls::stream::TlsStream;
 use crate::upstream::endpoint::Address;
 
 /// A machine that vanished says nothing. After so long without a byte it is asked whether it is still there, and given up when it
@@ -22,12 +29,29 @@ use crate::upstream::endpoint::Address;
 const SILENCE: Duration = Duration::from_secs(60);
 const PROBE_EVERY: Duration = Duration::from_secs(15);
 const PROBES: u32 = 4;
+/// Bytes that are read of a TLS connection from which nothing is expected.
+const AT_A_GLANCE: usize = 4 * 1024;
 
 /// A connection to one address of the app. Reading and writing never wait in the kernel.
 #[derive(Debug)]
 pub enum Socket {
-    Tcp(TcpStream),
-    Unix(UnixStream),
+    Plain(Plain),
+    Tls(Box<TlsStream<Client>>),
+}
+
+/// How an endpoint is spoken to over TLS.
+#[derive(Debug)]
+pub struct Secured {
+    pub settings: Arc<ClientTls>,
+    /// What its certificate must be for.
+    pub name: ServerName<'static>,
+}
+
+impl PartialEq for Secured {
+    /// Whether a connection that one has made is good for the other.
+    fn eq(&self, other: &Self) -> bool {
+        self.name == other.name && self.settings.is_alike(&other.settings)
+    }
 }
 
 /// What there is to see on a connection from which nothing is expected.
@@ -62,12 +86,30 @@ pub enum Failure {
 /// Connects within `limit`, or fails with `TimedOut`. Cancel safe.
 ///
 /// # Errors
-/// As [`connect`].
-pub async fn connect_within(address: &Address, limit: Duration) -> io::Result<Socket> {
-    match tokio::time::timeout(limit, connect(address)).await {
+/// As [`connect`] and [`secure`].
+pub async fn connect_within(address: &Address, tls: Option<&Secured>, limit: Duration) -> io::Result<Socket> {
+    let connected = async {
+        let socket = connect(address).await?;
+        match tls {
+            None => Ok(Socket::Plain(socket)),
+            Some(tls) => secure(socket, tls).await,
+        }
+    };
+    match tokio::time::timeout(limit, connected).await {
         Ok(connected) => connected,
         Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "no answer in time")),
     }
+}
+
+/// Begins TLS on a connection that was just made.
+///
+/// # Errors
+/// The two cannot agree, or the certificate is not good: `InvalidData` with rustls' words.
+pub async fn secure(socket: Plain, tls: &Secured) -> io::Result<Socket> {
+    let client = Client::new(tls.settings.settings(), tls.name.clone()).map_err(io::Error::other)?;
+    let mut stream = Box::new(TlsStream::new(socket, client, BytesMut::new()));
+    stream.handshake().await.map_err(|error| io::Error::new(error.kind(), format!("TLS: {error}")))?;
+    Ok(Socket::Tls(stream))
 }
 
 /// Connects. TCP waits for the other side's answer as long as the kernel does: the limit is the caller's. A Unix
@@ -75,11 +117,11 @@ pub async fn connect_within(address: &Address, limit: Duration) -> io::Result<So
 ///
 /// # Errors
 /// What the operating system says; [`connect_failure`] sorts it.
-pub async fn connect(address: &Address) -> io::Result<Socket> {
+pub async fn connect(address: &Address) -> io::Result<Plain> {
     match address {
-        Address::Tcp(address) => connect_tcp(*address).await.map(Socket::Tcp),
-        Address::Unix(path) => connect_unix(&SockAddr::unix(path)?).map(Socket::Unix),
-        Address::Abstract(name) => connect_unix(&SockAddr::unix(format!("\0{name}"))?).map(Socket::Unix),
+        Address::Tcp(address) => connect_tcp(*address).await.map(Plain::Tcp),
+        Address::Unix(path) => connect_unix(&SockAddr::unix(path)?).map(Plain::Unix),
+        Address::Abstract(name) => connect_unix(&SockAddr::unix(format!("\0{name}"))?).map(Plain::Unix),
     }
 }
 
@@ -131,12 +173,23 @@ fn connect_unix(address: &SockAddr) -> io::Result<UnixStream> {
 }
 
 impl Socket {
-    /// Asks the kernel: one system call. What is there stays there.
+    fn plain(&self) -> &Plain {
+        match self {
+            Self::Plain(socket) => socket,
+            Self::Tls(stream) => stream.socket(),
+        }
+    }
+
+    /// Asks the kernel: one system call. What is there stays there, but for what TLS has to say to itself.
     #[must_use]
-    pub fn peek(&self) -> Sight {
-        match recv(self, &mut [0_u8; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT) {
+    pub fn peek(&mut self) -> Sight {
+        match recv(self.plain(), &mut [0_u8; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT) {
             Ok((_, 0)) => Sight::Closed,
-            Ok(_) => Sight::Talking,
+            Ok(_) => match self {
+                Self::Plain(_) => Sight::Talking,
+                // A ticket, perhaps.
+                Self::Tls(_) => self.glance(),
+            },
             Err(Errno::AGAIN | Errno::INTR) => Sight::Quiet,
             Err(_) => Sight::Closed,
         }
@@ -145,11 +198,16 @@ impl Socket {
     /// Asks the runtime, which asks the kernel only when it was told that something came; so it usually costs nothing
     /// and may be late by as much as the runtime is. Takes the byte it sees: what is talking is of no use any more.
     #[must_use]
-    pub fn glance(&self) -> Sight {
-        let mut byte = [0];
+    pub fn glance(&mut self) -> Sight {
         let read = match self {
-            Self::Tcp(stream) => stream.try_read(&mut byte),
-            Self::Unix(stream) => stream.try_read(&mut byte),
+            Self::Plain(socket) => socket.try_read(&mut [0]),
+            Self::Tls(stream) => {
+                let mut context = Context::from_waker(Waker::noop());
+                match stream.poll_read_into(&mut context, &mut BytesMut::new(), AT_A_GLANCE) {
+                    Poll::Ready(read) => read,
+                    Poll::Pending => return Sight::Quiet,
+                }
+            }
         };
         match read {
             Ok(0) => Sight::Closed,
@@ -160,12 +218,9 @@ impl Socket {
     }
 
     /// Waits until the server closes it or says something.
-    pub async fn news(&self) {
+    pub async fn news(&mut self) {
         loop {
-            let ready = match self {
-                Self::Tcp(stream) => stream.readable().await,
-                Self::Unix(stream) => stream.readable().await,
-            };
+            let ready = self.plain().readable().await;
             // Readiness may be false; the glance then takes it back.
             if ready.is_err() || self.glance() != Sight::Quiet {
                 return;
@@ -173,33 +228,40 @@ impl Socket {
         }
     }
 
-    /// Tells the server that nothing more comes, and goes on listening.
-    pub fn half_close(&self) {
-        // It fails only for a connection that is gone already.
-        let _ = shutdown(self, Shutdown::Write);
+    /// What ends the connection, whoever has it then.
+    ///
+    /// # Errors
+    /// There is no file descriptor left for it.
+    pub fn leash(&self) -> io::Result<Leash> {
+        self.plain().as_fd().try_clone_to_owned().map(Leash)
     }
 
-    /// Tells the server at once that we are done, whoever still holds the socket.
-    pub fn hang_up(&self) {
+    /// Tells the server that nothing more comes, and goes on listening.
+    pub fn half_close(&mut self) {
+        if let Self::Tls(stream) = self {
+            stream.farewell();
+        }
         // It fails only for a connection that is gone already.
-        let _ = shutdown(self, Shutdown::Both);
+        let _ = shutdown(self.plain(), Shutdown::Write);
     }
 }
 
-impl AsFd for Socket {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        match self {
-            Self::Tcp(stream) => stream.as_fd(),
-            Self::Unix(stream) => stream.as_fd(),
-        }
+/// Dropped, it tells the server at once that we are done with a connection.
+#[derive(Debug)]
+pub struct Leash(OwnedFd);
+
+impl Drop for Leash {
+    fn drop(&mut self) {
+        // It fails only for a connection that is gone already.
+        let _ = shutdown(&self.0, Shutdown::Both);
     }
 }
 
 impl AsyncRead for Socket {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
-            Self::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Plain(socket) => Pin::new(socket).poll_read(cx, buf),
+            Self::Tls(stream) => Pin::new(&mut **stream).poll_read(cx, buf),
         }
     }
 }
@@ -207,8 +269,8 @@ impl AsyncRead for Socket {
 impl AsyncWrite for Socket {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
-            Self::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Plain(socket) => Pin::new(socket).poll_write(cx, buf),
+            Self::Tls(stream) => Pin::new(&mut **stream).poll_write(cx, buf),
         }
     }
 
@@ -218,8 +280,8 @@ impl AsyncWrite for Socket {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-            Self::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::Plain(socket) => Pin::new(socket).poll_write_vectored(cx, bufs),
+            Self::Tls(stream) => Pin::new(&mut **stream).poll_write_vectored(cx, bufs),
         }
     }
 
@@ -227,14 +289,17 @@ impl AsyncWrite for Socket {
         true
     }
 
-    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(_) => Poll::Ready(Ok(())),
+            Self::Tls(stream) => stream.poll_send(cx),
+        }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
-            Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Plain(socket) => Pin::new(socket).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(&mut **stream).poll_shutdown(cx),
         }
     }
 }

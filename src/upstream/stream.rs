@@ -29,7 +29,7 @@ use tokio::runtime::Handle;
 use crate::upstream::endpoint::Lease;
 use crate::upstream::flow::Flow;
 use crate::upstream::pool::Pool;
-use crate::upstream::socket::{Sight, Socket};
+use crate::upstream::socket::{Secured, Sight, Socket};
 
 /// The most that is held back so that head and body go out together.
 const HELD: usize = 16 * 1024;
@@ -39,6 +39,8 @@ const HELD: usize = 16 * 1024;
 pub struct UpstreamStream {
     /// None only while it is being dropped.
     socket: Option<Socket>,
+    /// How it was connected.
+    tls: Option<Arc<Secured>>,
     pool: Arc<Pool>,
     generation: u32,
     reused: bool,
@@ -72,9 +74,16 @@ enum State {
 }
 
 impl UpstreamStream {
-    pub(super) fn new(socket: Socket, pool: Arc<Pool>, generation: u32, reused: bool) -> Self {
+    pub(super) fn new(
+        socket: Socket,
+        tls: Option<Arc<Secured>>,
+        pool: Arc<Pool>,
+        generation: u32,
+        reused: bool,
+    ) -> Self {
         Self {
             socket: Some(socket),
+            tls,
             pool,
             generation,
             reused,
@@ -211,7 +220,7 @@ impl UpstreamStream {
     /// Sends nothing more where the request was given up. The server hears that nothing more comes, and may still answer.
     fn heed(&mut self, cx: &mut Context<'_>) {
         if self.state == State::InUse && self.flow.as_ref().is_some_and(|flow| flow.poll_given_up(cx)) {
-            self.socket.iter().for_each(Socket::half_close);
+            self.socket.iter_mut().for_each(Socket::half_close);
             self.stop_sending();
         }
     }
@@ -293,7 +302,9 @@ impl Drop for UpstreamStream {
     fn drop(&mut self) {
         let Some(socket) = self.socket.take() else { return };
         match self.state {
-            State::Asked if self.owed == 0 && self.held.is_empty() => self.pool.put(socket, self.generation),
+            State::Asked if self.owed == 0 && self.held.is_empty() => {
+                self.pool.put(socket, self.tls.take(), self.generation);
+            }
             State::Asked | State::Ended => hang_on(socket, self.slot.take()),
             // The answer came before the request was sent to its end.
             State::InUse | State::Unheard if self.flow.as_ref().is_some_and(|flow| flow.is_given_up()) => {
@@ -306,7 +317,7 @@ impl Drop for UpstreamStream {
 
 /// Says that nothing more comes, and closes the connection, and frees the slot, when the server has hung up: one that waits for our
 /// end before it does is not waited for in turn.
-fn hang_on(socket: Socket, slot: Option<(Lease, Duration)>) {
+fn hang_on(mut socket: Socket, slot: Option<(Lease, Duration)>) {
     let (Some((slot, patience)), Ok(runtime)) = (slot, Handle::try_current()) else { return };
     if socket.peek() != Sight::Quiet {
         return;

@@ -5,15 +5,27 @@ What is measured: the processor time (user and system, all processes and threads
 spends, divided by the requests that were answered meanwhile. Not requests a second: those depend on the load generator
 and the upstream as much as on the proxy. They are printed as well, for orientation.
 
-How: both proxies run with one worker on core 0; the upstream (an nginx that serves files and answers POSTs) and wrk share
-core 1. Each load runs in rounds, the two proxies in turn (A, B, A, B, ...), so that what changes over time on the machine
-hits both. The ratio is taken within each round; printed are its median, least and greatest.
+How: both proxies run with one worker on core 0; the upstream (an nginx that serves files and answers POSTs) and the load
+generator share core 1. Each load runs in rounds, the two proxies in turn (A, B, A, B, ...), so that what changes over time
+on the machine hits both. The ratio is taken within each round; printed are its median, least and greatest.
 
-Equal terms: HTTP/1.1 and kept-alive connections on both sides, X-Forwarded-* and X-Real-IP added, bodies buffered as each
-does by default (nginx with enough memory to keep 100 KB off the disk), access log to a file (then off for both, as a second table). Both write one line a request; nginx in its
-default format, Propylon as JSON.
+    GET, POST      HTTP/1.1, 32 connections kept alive, by wrk
+    TLS GET        the same over TLS
+    TLS h2 GET     8 connections of 16 streams, by h2load
+    handshake      each request on a new connection with a full handshake, 8 at a time: the cost of connection, handshake,
+                   1 KB request and closing together
+    idle           the memory of an idle connection, plain and TLS
 
-Python's standard library, nginx and wrk are all it needs. Everything listens on loopback ports that are free at the time.
+All of it takes about 20 minutes; --only "TLS|handshake" is one part.
+
+Equal terms: kept-alive connections on both sides, HTTP/1.1 to the upstream, X-Forwarded-* and X-Real-IP added, bodies buffered
+as each does by default (nginx with enough memory to keep 100 KB off the disk), access log to a file (then off for both, as a
+second table). Both write one line a request; nginx in its default format, Propylon as JSON. Over TLS: one certificate (ECDSA
+P-256, or RSA-2048 where the row says so), and a client that offers TLS 1.3 with one suite and one group; what came of it
+is printed. Session tickets are handed out, as is the default of both, and not used.
+
+Python's standard library, nginx, wrk, h2load and openssl are all it needs. Everything listens on loopback ports that are free
+at the time.
 """
 
 import argparse
@@ -22,163 +34,27 @@ import os
 import pathlib
 import re
 import resource
-import socket
 import statistics
 import subprocess
 import tempfile
-import time
 
-from rig import REPOSITORY, Server, fail, free_ports, open_file_limit, processor_seconds, require, resident_bytes
-
-PROXY_CORE, LOAD_CORE = 0, 1
-CONNECTIONS = 32
-
-POST_SCRIPT = """wrk.method = "POST"
-wrk.body = string.rep("x", {size})
-wrk.headers["Content-Type"] = "application/octet-stream"
-"""
-
-# Name, path, and the size of the body that wrk posts with POST_SCRIPT, if it does.
-LOADS = [("GET 1 KB", "/1k", None), ("GET 100 KB", "/100k", None), ("POST 1 KB", "/post", 1024), ("POST 10 KB", "/post", 10240)]
-
-UPSTREAM_CONF = """
-daemon off; master_process off; pid {dir}/upstream.pid; error_log {dir}/upstream.err warn;
-worker_rlimit_nofile 30000;
-events {{ worker_connections 20000; }}
-http {{
-    access_log off; sendfile on; tcp_nopush on; keepalive_timeout 300s; keepalive_requests 100000000;
-    client_body_temp_path {dir}/upstream-body; client_body_buffer_size 64k;
-    server {{
-        listen 127.0.0.1:{upstream} backlog=4096;
-        root {dir}/www;
-        location /post {{ return 200 "thanks"; }}
-    }}
-}}
-"""
-
-NGINX_CONF = """
-daemon off; worker_processes 1; pid {dir}/nginx.pid; error_log {dir}/nginx.err warn;
-worker_rlimit_nofile 30000;
-events {{ worker_connections 20000; }}
-http {{
-    access_log {nginx_log}; keepalive_timeout 300s; keepalive_requests 100000000;
-    client_body_temp_path {dir}/nginx-body; proxy_temp_path {dir}/nginx-proxy;
-    # Its default (8 of 4 KB) would send a response of 100 KB by way of the disk.
-    proxy_buffers 32 8k;
-    upstream app {{ server 127.0.0.1:{upstream}; keepalive 64; keepalive_requests 100000000; keepalive_timeout 60s; }}
-    server {{
-        listen 127.0.0.1:{nginx} backlog=4096;
-        location / {{
-            proxy_pass http://app;
-            proxy_http_version 1.1;
-            proxy_set_header Connection "";
-            proxy_set_header Host $http_host;
-            proxy_set_header X-Forwarded-For $remote_addr;
-            proxy_set_header X-Forwarded-Proto $scheme;
-            proxy_set_header X-Forwarded-Host $http_host;
-            proxy_set_header X-Forwarded-Port $server_port;
-            proxy_set_header X-Real-IP $remote_addr;
-            proxy_set_header X-Request-ID $request_id;
-            add_header X-Request-ID $request_id always;
-        }}
-    }}
-}}
-"""
-
-PROPYLON_CONF = """
-[server]
-listen = ["127.0.0.1:{propylon}"]
-threads = 1
-max_connections = 20000
-[server.client]
-keepalive_timeout = "300s"
-[admin]
-listen = ["127.0.0.1:{admin}"]
-[log]
-level = "warn"
-access = "{propylon_log}"
-[upstreams.app]
-endpoints = ["127.0.0.1:{upstream}"]
-keepalive_timeout = "60s"
-[[routes]]
-upstream = "app"
-"""
-
-
-def pinned(core):
-    return lambda: os.sched_setaffinity(0, {core})
-
-
-def drive(port, path, script, seconds):
-    """Runs wrk; returns the number of requests answered. Any failed one ends the benchmark."""
-    command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "--timeout", "5s"]
-    command += ["-s", str(script)] if script else []
-    run = subprocess.run(
-        [*command, f"http://127.0.0.1:{port}{path}"],
-        capture_output=True, text=True, preexec_fn=pinned(LOAD_CORE), timeout=seconds + 30,
-    )
-    done = re.search(r"(\d+) requests in", run.stdout)
-    wrong = re.search(r"Socket errors.*|Non-2xx.*", run.stdout)
-    if run.returncode or not done or wrong:
-        fail(f"wrk against port {port}{path}: {wrong.group() if wrong else run.stdout + run.stderr}")
-    return int(done.group(1))
-
-
-def script_in(directory, posted):
-    return directory / f"post-{posted}.lua"
-
-
-def measure(server, load, directory, seconds):
-    """Microseconds of processor time a request, and requests a second."""
-    _, path, posted = load
-    script = script_in(directory, posted) if posted else None
-    before, start = processor_seconds(server.pid), time.monotonic()
-    requests = drive(server.port, path, script, seconds)
-    spent, took = processor_seconds(server.pid) - before, time.monotonic() - start
-    return spent / requests * 1e6, requests / took
-
-
-def idle_bytes(server, count):
-    """Resident bytes that one more idle connection costs, after one request on each."""
-    request = b"GET /1k HTTP/1.1\r\nHost: bench\r\n\r\n"
-
-    def opened():
-        connection = socket.create_connection(("127.0.0.1", server.port), 10)
-        connection.sendall(request)
-        got = b""
-        while not (got.partition(b"\r\n\r\n")[1] and len(got.partition(b"\r\n\r\n")[2]) >= 1024):
-            block = connection.recv(65536)
-            if not block:
-                fail(f"{server.name} closed a connection after {len(got)} bytes")
-            got += block
-        return connection
-
-    connections = []
-    try:
-        # The first ones pay for pools and tables that all share.
-        connections += [opened() for _ in range(100)]
-        before = resident_bytes(server.pid)
-        connections += [opened() for _ in range(count)]
-        return (resident_bytes(server.pid) - before) / count
-    finally:
-        for connection in connections:
-            connection.close()
+from proxy_gateways import LOAD_CORE, PROXY_CORE, negotiated, pair, prepare, racers, upstream
+from proxy_loads import IDLE, LOADS, idle_bytes, measure
+from rig import fail, open_file_limit, require
 
 
 def spread(values, form):
     return f"{statistics.median(values):{form}} ({min(values):{form}} to {max(values):{form}})"
 
 
-def race(servers, directory, options):
-    """Prints a table: for each load what a request costs each proxy, and the ratio."""
-    print(f"{'load':<12}{'nginx us/request':>24}{'propylon us/request':>24}{'ratio':>24}{'requests/s':>20}")
-    nginx, propylon = servers
-    for load in LOADS:
+def race(servers, loads, directory, options):
+    """Prints a row for each load: what a request costs each proxy, and the ratio."""
+    for load in loads:
         for server in servers:
             measure(server, load, directory, 1)
         pairs = []
         for _ in range(options.rounds):
-            pairs.append([measure(server, load, directory, options.seconds) for server in (nginx, propylon)])
+            pairs.append([measure(server, load, directory, options.seconds) for server in servers])
         costs = [[cost for cost, _ in row] for row in pairs]
         rates = [statistics.median(row[column][1] for row in pairs) for column in (0, 1)]
         columns = [
@@ -186,35 +62,40 @@ def race(servers, directory, options):
             spread([cost[1] for cost in costs], ".1f"),
             spread([cost[1] / cost[0] for cost in costs], ".2f"),
         ]
-        print(f"{load[0]:<12}" + "".join(f"{text:>24}" for text in columns) + f"{rates[0]:>10.0f}{rates[1]:>10.0f}", flush=True)
+        print(f"{load.name:<22}" + "".join(f"{text:>26}" for text in columns) + f"{rates[0]:>10.0f}{rates[1]:>10.0f}", flush=True)
 
 
-def prepare(directory, options):
-    """Writes what the servers read; returns the ports."""
-    (directory / "www").mkdir()
-    (directory / "www/1k").write_bytes(b"x" * 1024)
-    (directory / "www/100k").write_bytes(b"x" * 102400)
-    for posted in {posted for _, _, posted in LOADS if posted}:
-        script_in(directory, posted).write_text(POST_SCRIPT.format(size=posted))
-    # Root's nginx would hand its worker to a user who cannot read the directory.
-    directory.chmod(0o755)
-    return dict(zip(("upstream", "nginx", "propylon", "admin"), free_ports(4), strict=True))
+def table(directory, app_port, options, log):
+    """Races the chosen loads, with a pair of proxies for plain HTTP and one for each certificate."""
+    print(f"\naccess log {'to a file' if log else 'off'}")
+    titles = [f"{racer.name} us/request" for racer in racers(directory, options.against)] + ["ratio"]
+    print(f"{'load':<22}" + "".join(f"{title:>26}" for title in titles) + f"{'requests/s':>20}", flush=True)
+    for certificate in dict.fromkeys(load.certificate for load in options.loads):
+        with contextlib.ExitStack() as stack:
+            servers = pair(stack, directory, app_port, against=options.against, certificate=certificate, log=log)
+            if certificate:
+                print(f"  {negotiated(servers, directory)}")
+            race(servers, [load for load in options.loads if load.certificate == certificate], directory, options)
 
 
-def proxies(stack, directory, ports, log):
-    """Starts both proxies, with the access log on or off."""
-    names = {"nginx_log": f"{directory}/nginx.log" if log else "off", "propylon_log": f"{directory}/propylon.log" if log else "off"}
-    servers = []
-    for name, text, command in (
-        ("nginx", NGINX_CONF, ["nginx", "-p", str(directory), "-e", f"{directory}/nginx.err", "-c"]),
-        ("propylon", PROPYLON_CONF, [str(REPOSITORY / "target/release/propylon"), "run", "--config"]),
-    ):
-        conf = directory / f"{name}.conf"
-        conf.write_text(text.format(dir=directory, **ports, **names))
-        if name == "propylon":
-            command[0] = os.environ.get("PROPYLON_BIN", command[0])
-        servers.append(stack.enter_context(Server(name, [*command, str(conf)], ports[name], directory, PROXY_CORE)))
-    return servers
+def memory(directory, app_port, options):
+    for name, certificate in options.idle_rows:
+        with contextlib.ExitStack() as stack:
+            kind = "TLS connection" if certificate else "connection"
+            print(f"\nmemory of an idle {kind}, of {options.idle}, after one request on each")
+            for server in pair(stack, directory, app_port, against=options.against, certificate=certificate):
+                print(f"{server.name:<12}{idle_bytes(server, options.idle, tls=bool(certificate)) / 1024:>10.1f} KB", flush=True)
+
+
+def row_names():
+    return [load.name for load in LOADS] + [name for name, _ in IDLE]
+
+
+def expression(text):
+    try:
+        return re.compile(text, re.IGNORECASE)
+    except re.error as error:
+        raise argparse.ArgumentTypeError(f"not a regular expression: {error}") from None
 
 
 def arguments():
@@ -223,15 +104,24 @@ def arguments():
     parser.add_argument("--seconds", type=int, default=5, help="of each round (5); below 3 the clock's ticks show")
     parser.add_argument("--log", choices=["on", "off", "both"], default="both", help="access log (both: two tables)")
     parser.add_argument("--idle", type=int, default=5000, help="idle connections for the memory figure; 0 leaves it out (5000)")
+    parser.add_argument("--only", type=expression, metavar="REGEX", default="", help=f"rows by name, of {', '.join(row_names())} (all)")
+    parser.add_argument("--against", choices=["propylon", "nginx"], default="propylon",
+                        help="who races nginx (propylon); a second nginx shows what differences mean nothing")
     options = parser.parse_args()
     if options.rounds < 1 or options.seconds < 1 or not 0 <= options.idle <= 15000:
         parser.error("rounds and seconds are 1 or more, idle is 0 to 15000")
+    options.loads = [load for load in LOADS if options.only.search(load.name)]
+    options.idle_rows = [row for row in IDLE if options.idle and options.only.search(row[0])]
+    if not options.loads and not options.idle_rows:
+        parser.error("--only leaves no row")
     return options
 
 
 def check_machine(options):
     require("nginx", "nginx-light")
     require("wrk", "wrk")
+    require("h2load", "nghttp2-client")
+    require("openssl", "openssl")
     if not {PROXY_CORE, LOAD_CORE} <= os.sched_getaffinity(0):
         fail(f"cores {PROXY_CORE} and {LOAD_CORE} are needed: one for the proxy, one for the load")
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -245,23 +135,14 @@ def main():
     check_machine(options)
     with contextlib.ExitStack() as stack:
         directory = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="propylon-bench-")))
-        ports = prepare(directory, options)
-        conf = directory / "upstream.conf"
-        conf.write_text(UPSTREAM_CONF.format(dir=directory, **ports))
-        command = ["nginx", "-p", str(directory), "-e", f"{directory}/upstream.err", "-c", str(conf)]
-        stack.enter_context(Server("upstream", command, ports["upstream"], directory, LOAD_CORE))
+        prepare(directory)
+        app_port = upstream(stack, directory)
         version = subprocess.run(["nginx", "-v"], capture_output=True, text=True).stderr.strip()
-        print(f"{version}; {options.rounds} rounds of {options.seconds} s, {CONNECTIONS} connections; median (least to greatest)")
-        for log in {"on": [True], "off": [False], "both": [True, False]}[options.log]:
-            with contextlib.ExitStack() as pair:
-                servers = proxies(pair, directory, ports, log)
-                print(f"\naccess log {'to a file' if log else 'off'}")
-                race(servers, directory, options)
-        if options.idle:
-            with contextlib.ExitStack() as pair:
-                print(f"\nmemory of an idle connection, of {options.idle}, after one request on each")
-                for server in proxies(pair, directory, ports, log=False):
-                    print(f"{server.name:<12}{idle_bytes(server, options.idle) / 1024:>10.1f} KB", flush=True)
+        print(f"{version}; {options.rounds} rounds of {options.seconds} s; median (least to greatest)")
+        if options.loads:
+            for log in {"on": [True], "off": [False], "both": [True, False]}[options.log]:
+                table(directory, app_port, options, log)
+        memory(directory, app_port, options)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::harness::tls::Authority;
 use crate::harness::{Finished, Gateway};
 
 struct Page {
@@ -79,7 +80,12 @@ fn blocks() -> Vec<Block> {
 }
 
 fn propylon(arguments: &[&str]) -> Finished {
-    let output = Command::new(env!("CARGO_BIN_EXE_propylon")).args(arguments).output().unwrap();
+    propylon_with(arguments, &[])
+}
+
+fn propylon_with(arguments: &[&str], environment: &[(&str, &str)]) -> Finished {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_propylon"));
+    let output = command.args(arguments).envs(environment.iter().copied()).output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
     Finished { code: output.status.code().unwrap_or(-1), stdout: text(output.stdout), stderr: text(output.stderr) }
 }
@@ -107,7 +113,22 @@ fn every_block_of_configuration_passes_check() {
 
 #[test]
 fn the_example_configurations_pass_check() {
-    let example = propylon(&["check", "--config", repository().join("gateway.toml.example").to_str().unwrap()]);
+    // It names certificates where they would be installed.
+    let certificates = tempfile::tempdir().unwrap();
+    let issued = Authority::shared().issue(&["example.com"]);
+    for (file, text) in [
+        ("fullchain.pem", &*issued.cert),
+        ("privkey.pem", &issued.key),
+        ("gateway.pem", &issued.cert),
+        ("gateway-key.pem", &issued.key),
+        ("clients.pem", Authority::shared().pem()),
+        ("internal-ca.pem", Authority::shared().pem()),
+    ] {
+        fs::write(certificates.path().join(file), text).unwrap();
+    }
+    let example = repository().join("gateway.toml.example");
+    let arguments = ["check", "--config", example.to_str().unwrap()];
+    let example = propylon_with(&arguments, &[("TLS_DIR", certificates.path().to_str().unwrap())]);
     assert_eq!(example.code, 0, "{}", example.stderr);
     for entry in fs::read_dir(repository().join("examples")).unwrap() {
         let file = entry.unwrap().path().join("gateway.toml");

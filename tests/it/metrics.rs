@@ -9,12 +9,17 @@ use std::path::Path;
 
 use serde_json::json;
 
+use crate::harness::tls::{Authority, TlsClient};
 use crate::harness::{Broken, Client, Gateway, Origin, eventually, rounds};
 
 const CONFIG: &str = r#"
     [server]
     listen = ["127.0.0.1:0"]
+    listen_tls = ["127.0.0.2:0"]
     max_connections_per_ip = 20
+    [[tls.certificates]]
+    cert = "gateway.pem"
+    key = "gateway.key"
     [admin]
     listen = ["127.0.0.1:0"]
     [log]
@@ -49,7 +54,8 @@ fn app() -> Origin {
 }
 
 fn start(origin: &Origin) -> Gateway {
-    Gateway::with(CONFIG).set("origin", origin.address()).start()
+    let issued = Authority::shared().issue(&["localhost"]);
+    Gateway::with(CONFIG).set("origin", origin.address()).certificate("gateway", &issued).start()
 }
 
 /// Of each metric in docs/metrics.md: kind and labels.
@@ -102,6 +108,9 @@ fn after_some_traffic_every_documented_metric_is_there() {
     client.get("/app/missing").expect(404);
     client.get("/fixed").expect(200);
     client.get("/missing").expect(404);
+    Client::connect_tls(&gateway.addrs()[1], &TlsClient::new(Authority::shared(), "localhost"))
+        .get("/fixed")
+        .expect(200);
     // Tried once more, as it is a GET.
     client.get("/app/close").expect(502);
     eventually("a health check", || {

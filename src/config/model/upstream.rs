@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use http::HeaderName;
 
+use super::UpstreamTls;
+
 /// A named group of endpoints.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Upstream {
@@ -34,6 +36,8 @@ pub struct Upstream {
     pub ejection: Ejection,
     /// What happens to the exchange when the client leaves.
     pub client_abort: ClientAbort,
+    /// None: plain HTTP.
+    pub tls: Option<UpstreamTls>,
     /// Limits of the preset's server, less what we add; none: those of `[server.client]` alone.
     pub head_limits: Option<HeadLimits>,
 }

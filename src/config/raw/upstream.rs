@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::super::model::{Balance, ClientAbort, EndpointAddr, Preset, StatusRanges};
 use super::super::place::At;
 use super::super::schema::{Described, Inside, Int, KeyInfo, NonEmpty, Presence, SectionInfo, section};
-use super::super::value::{HealthHost, HealthPath, Keepalive, Percent, Timeout};
+use super::super::value::{HealthHost, HealthPath, Keepalive, PemFile, Percent, ServerName, Timeout};
 use super::super::walk::{Node, Read, Walk};
 
 section! {
@@ -80,8 +80,42 @@ section! {
         health: Health = "{}",
         /// When an endpoint is left out because of the requests that failed on it.
         ejection: Ejection = "{}",
+        /// Whether endpoints are spoken to over TLS: `true`, or a table. Health checks are as well.
+        ///
+        /// Example: `{ ca = "/etc/propylon/internal-ca.pem" }`
+        tls: UpstreamTls = "false",
     }
-    later ["tls"]
+    later []
+}
+
+section! {
+    /// TLS to the endpoints; `true` is short for `{ enabled = true }`.
+    UpstreamTls {
+        /// Whether it is spoken at all.
+        enabled: bool = "true",
+        /// The name that is asked for, and that the certificate must be for. Default: the endpoint's own name, or its
+        /// address; an endpoint on a Unix socket has neither.
+        ///
+        /// Example: `"app.internal"`
+        sni: ServerName,
+        /// PEM: the authorities that are trusted, instead of the system's. Relative to the configuration file.
+        ///
+        /// Example: `"/etc/propylon/internal-ca.pem"`
+        ca: PemFile,
+        /// Whether the certificate is checked. Without, anybody on the way can read and change everything.
+        verify: bool = "true",
+        /// PEM: the certificate that we show, with those that lead from it to its authority. Needs `key`. Relative to the
+        /// configuration file.
+        ///
+        /// Example: `"/etc/propylon/gateway.pem"`
+        cert: PemFile,
+        /// PEM: its private key.
+        ///
+        /// Example: `"/etc/propylon/gateway-key.pem"`
+        key: PemFile,
+    }
+    later []
+    short enabled
 }
 
 section! {

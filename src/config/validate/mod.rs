@@ -12,6 +12,7 @@ mod route;
 mod route_clashes;
 mod server;
 mod spool;
+mod tls;
 mod upstream;
 mod upstream_clashes;
 
@@ -22,26 +23,29 @@ use super::model::Config;
 use super::place::At;
 use super::raw::Gateway;
 
-/// Builds the configuration out of `raw`. Relative pages are looked for in `base`.
+/// Builds the configuration out of `raw`. Relative files are looked for in `base`.
 ///
 /// The result is only meaningful while `report` is clean.
 #[must_use]
 pub fn build(raw: Gateway, source: Option<&Path>, base: &Path, report: &mut Report) -> Config {
-    let raw_server = given(raw.server);
+    let mut raw_server = given(raw.server);
     let raw_admin = given(raw.admin);
+    let raw_tls = given(raw.tls);
     listeners::check(&raw_server, &raw_admin, report);
-    let upstreams = upstream::build_all(given(raw.upstreams), raw_server.client.as_ref(), report);
-    let server = server::build(&raw_server, report);
+    listeners::check_needs(&raw_server, &raw_tls, report);
+    let upstreams = upstream::build_all(given(raw.upstreams), raw_server.client.as_ref(), base, report);
+    let server = server::build(&mut raw_server, base, report);
     let client = given(raw_server.client);
     let spool = spool::build(given(raw.spool), report);
     let bodies = route::Bodies { max_body: client.max_body.as_ref(), spool: &spool };
     let routes = route::build_all(given(raw.routes), &upstreams, &bodies, &server.allowed_hosts, report);
     let client = server::build_client(client, report);
-    upstream_clashes::check(&upstreams, &routes, &server.listen, report);
+    upstream_clashes::check(&upstreams, &routes, &server.addresses(), report);
     Config {
         source: source.map(Path::to_path_buf),
         restart: server::build_restart_only(raw_server.threads, raw_server.pid_file, raw_admin.control),
         admin: server::build_admin(raw_admin.listen.as_ref(), raw_admin.ready_requires, &upstreams, report),
+        tls: tls::build(raw_tls, base, report),
         log: server::build_log(&given(raw.log)),
         spool: spool.value,
         error_pages: error_pages::read_all(given(raw.error_pages), base, report),

@@ -1,19 +1,20 @@
 //! `[server]`, `[server.client]`, `[admin]` and `[log]`.
 
 use std::num::NonZero;
+use std::path::Path;
 use std::thread::available_parallelism;
 
 use super::super::error::{Report, suggestion};
 use super::super::model::{
-    AccessFormat, AccessTarget, Admin, ClientLimits, ListenAddr, Log, LogLevel, RestartOnly, Server, TrustedProxies,
+    AccessFormat, AccessTarget, Admin, ClientLimits, Log, LogLevel, RestartOnly, Server, TrustedProxies,
 };
 use super::super::place::At;
-use super::super::raw::{self, Listener};
+use super::super::raw::{self, AdminListener};
 use super::super::schema::{Int, NonEmpty, refuse_repeats};
 use super::super::value::{AbsoluteFile, SocketFile, TrustedPeer};
 use super::super::walk::quoted;
-use super::given;
 use super::upstream::Built;
+use super::{given, listeners};
 
 /// What only a restart changes.
 pub(super) fn build_restart_only(
@@ -29,13 +30,15 @@ pub(super) fn build_restart_only(
 }
 
 /// `[server]` but for what only a restart changes.
-pub(super) fn build(raw: &raw::Server, report: &mut Report) -> Server {
+pub(super) fn build(raw: &mut raw::Server, base: &Path, report: &mut Report) -> Server {
+    let listen = listeners::build(raw, base);
     let hosts = raw.allowed_hosts.as_ref().map_or(&[][..], |list| &list.value);
     refuse_repeats(report, hosts, Clone::clone);
     let resolvers = raw.resolvers.as_ref().map_or(&[][..], |list| &list.value);
     refuse_repeats(report, resolvers, |server| server.0);
     Server {
-        listen: addresses(raw.listen.as_ref()),
+        listen,
+        https_redirect: raw.https_redirect.as_ref().is_some_and(|redirect| redirect.value),
         trusted_proxies: trusted(raw.trusted_proxies.as_ref().map_or(&[][..], |list| &list.value), report),
         allowed_hosts: hosts.iter().map(|host| host.value.clone()).collect(),
         max_connections: raw.max_connections.as_ref().map_or(1, |max| max.value.0) as usize,
@@ -44,11 +47,6 @@ pub(super) fn build(raw: &raw::Server, report: &mut Report) -> Server {
         shutdown_timeout: raw.shutdown_timeout.as_ref().map(|timeout| timeout.value).unwrap_or_default(),
         resolvers: resolvers.iter().map(|server| server.value.0).collect(),
     }
-}
-
-fn addresses(list: Option<&At<NonEmpty<Listener>>>) -> Vec<ListenAddr> {
-    let items = list.into_iter().flat_map(|list| &list.value.0);
-    items.filter_map(|item| item.value.address.as_ref()).map(|address| address.value.clone()).collect()
 }
 
 fn trusted(peers: &[At<TrustedPeer>], report: &mut Report) -> TrustedProxies {
@@ -97,7 +95,7 @@ pub(super) fn build_client(raw: raw::Client, report: &mut Report) -> ClientLimit
 
 /// `[admin]` but for the control socket.
 pub(super) fn build_admin(
-    listen: Option<&At<NonEmpty<Listener>>>,
+    listen: Option<&At<NonEmpty<AdminListener>>>,
     ready_requires: Option<At<Vec<At<String>>>>,
     upstreams: &[Built],
     report: &mut Report,
@@ -107,7 +105,8 @@ pub(super) fn build_admin(
     }
     let names = given(ready_requires);
     let ready_requires = names.iter().filter_map(|name| find_upstream(name, upstreams, report)).collect();
-    Admin { listen: addresses(listen), ready_requires }
+    let addresses = listen.iter().flat_map(|list| &list.value.0).filter_map(|item| item.value.address.as_ref());
+    Admin { listen: addresses.map(|address| address.value.clone()).collect(), ready_requires }
 }
 
 /// The index of the upstream that is called so; `None` after having reported that there is none.

@@ -1,5 +1,6 @@
 //! `[upstreams.*]`: endpoints, times, and what the preset fills in.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use super::super::raw;
 use super::super::schema::{NonEmpty, Table, refuse_repeats};
 use super::super::value::{Keepalive as WrittenKeepalive, duration_text};
 use super::super::walk::quoted;
-use super::{capacity, given};
+use super::{capacity, given, tls};
 
 /// How long an idle connection is reused where nothing is known of the server: under the shortest limit in use, 2 s.
 const CAUTIOUS_KEEPALIVE: Duration = Duration::from_secs(1);
@@ -31,12 +32,19 @@ pub(super) struct Built {
 pub(super) fn build_all(
     table: Table<raw::Upstream>,
     client: Option<&At<raw::Client>>,
+    base: &Path,
     report: &mut Report,
 ) -> Vec<Built> {
-    table.0.into_iter().map(|(name, upstream)| build(name, upstream, client, report)).collect()
+    table.0.into_iter().map(|(name, upstream)| build(name, upstream, client, base, report)).collect()
 }
 
-fn build(name: At<String>, raw: At<raw::Upstream>, client: Option<&At<raw::Client>>, report: &mut Report) -> Built {
+fn build(
+    name: At<String>,
+    raw: At<raw::Upstream>,
+    client: Option<&At<raw::Client>>,
+    base: &Path,
+    report: &mut Report,
+) -> Built {
     check_name(&name, report);
     let (place, raw) = (raw.place, raw.value);
     let preset = raw.preset.as_ref().map(|preset| preset.value);
@@ -49,6 +57,7 @@ fn build(name: At<String>, raw: At<raw::Upstream>, client: Option<&At<raw::Clien
         name: Arc::from(name.value),
         preset,
         queue: capacity::queue(given(raw.queue), capacity, &endpoints),
+        tls: tls::upstream(raw.tls, &endpoints, base, report),
         endpoints,
         balance: raw.balance.map_or(Balance::LeastConn, |balance| balance.value),
         capacity,

@@ -60,7 +60,7 @@ impl Text for EndpointAddr {
             };
         }
         if text.starts_with("https://") {
-            return Err(Reject::because("TLS to endpoints is not supported yet"));
+            return Err(Reject::because("without the scheme, and with `tls = true` beside it"));
         }
         if let Some(rest) = text.strip_prefix("http://") {
             return Err(Reject::Near(rest.trim_end_matches('/').to_owned()));

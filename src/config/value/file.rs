@@ -25,6 +25,25 @@ pub struct PageFile {
     pub content_type: &'static str,
 }
 
+/// A PEM file, relative to the configuration file.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PemFile(pub PathBuf);
+
+impl Text for PemFile {
+    const KIND: &'static str = "PEM file";
+    const EXPECTED: &'static str = "the path of a PEM file such as \"/etc/propylon/fullchain.pem\"";
+
+    fn parse(text: &str) -> Result<Self, Reject> {
+        if text.is_empty() || text.ends_with('/') || text.contains('\0') {
+            return Err(Reject::Unlike);
+        }
+        if text.contains("-----BEGIN") {
+            return Err(Reject::because("the path is wanted, not what the file holds"));
+        }
+        Ok(Self(text.into()))
+    }
+}
+
 impl Text for AbsoluteFile {
     const KIND: &'static str = "path";
     const EXPECTED: &'static str = "an absolute path such as \"/run/propylon.pid\"";

@@ -35,6 +35,22 @@ impl Text for HostPattern {
     }
 }
 
+/// A name a certificate may be for: one host, or an IP address.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ServerName(pub String);
+
+impl Text for ServerName {
+    const KIND: &'static str = "host name";
+    const EXPECTED: &'static str = "a host name such as \"app.internal\", or an IP address";
+
+    fn parse(text: &str) -> Result<Self, Reject> {
+        if text.parse::<std::net::IpAddr>().is_ok() {
+            return Ok(Self(text.to_owned()));
+        }
+        name(&text.to_ascii_lowercase()).map(Self)
+    }
+}
+
 /// Checks a DNS name and takes off its trailing dot.
 pub(super) fn name(text: &str) -> Result<String, Reject> {
     let text = text.strip_suffix('.').unwrap_or(text);

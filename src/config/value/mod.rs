@@ -16,8 +16,9 @@ mod word;
 
 pub use address::{NameServer, TrustedPeer};
 pub use duration::{Keepalive, Timeout};
-pub use file::{AbsoluteDir, AbsoluteFile, PageFile, SocketFile};
+pub use file::{AbsoluteDir, AbsoluteFile, PageFile, PemFile, SocketFile};
 pub use header::{FieldName, FieldValue, HealthHost, HealthPath};
+pub use host::ServerName;
 pub use path::StripPrefix;
 pub use quantity::{HeadSize, Percent, Rate, Size};
 pub use redirect::RedirectStatus;

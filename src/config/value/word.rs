@@ -1,6 +1,6 @@
-//! Closed sets of words: presets, priorities, log level and format, what a client's leaving means.
+//! Closed sets of words: presets, priorities, log level and format, what a client's leaving means, TLS versions.
 
-use super::super::model::{AccessFormat, ClientAbort, LogLevel, Preset, Priority};
+use super::super::model::{AccessFormat, ClientAbort, LogLevel, Preset, Priority, TlsVersion};
 use super::super::schema::{Described, word};
 use super::super::walk::{Node, Read, Walk};
 
@@ -35,6 +35,7 @@ macro_rules! words {
 }
 
 words!(Preset, PRESETS);
+words!(TlsVersion, [("1.2", TlsVersion::V12), ("1.3", TlsVersion::V13)]);
 words!(Priority, [("normal", Priority::Normal), ("high", Priority::High)]);
 words!(ClientAbort, [("finish", ClientAbort::Finish), ("close", ClientAbort::Close)]);
 words!(AccessFormat, [("json", AccessFormat::Json), ("combined", AccessFormat::Combined)]);

@@ -245,7 +245,7 @@ impl Session {
     /// # Errors
     /// The client left or takes nothing; the answer is torn.
     pub async fn drain(&mut self) -> Result<()> {
-        if !self.is_drained() {
+        if !self.is_sent() {
             // Few come this way, so they alone make room for it.
             Box::pin(self.write_all()).await?;
         }
@@ -254,14 +254,20 @@ impl Session {
     }
 
     async fn write_all(&mut self) -> Result<()> {
-        while !self.is_drained() {
+        while !self.is_sent() {
             self.write_backlog().await?;
         }
         Ok(())
     }
 
+    /// Whether the client was given all that was written.
     fn is_drained(&self) -> bool {
         self.backlog.as_ref().is_none_or(|backlog| backlog.is_empty())
+    }
+
+    /// Whether the socket was, too.
+    fn is_sent(&self) -> bool {
+        self.is_drained() && !self.connection.transport.has_pending()
     }
 
     fn mark_answered(&self) {

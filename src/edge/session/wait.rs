@@ -36,15 +36,18 @@ impl Session {
     /// Bytes from the client are read `at_once` at most. Cancel safe.
     pub(super) async fn event(&mut self, deadline: Instant, at_once: usize) -> Event {
         let mut until = deadline;
+        let mut waits = self.connection.transport.has_pending();
         if let Some(backlog) = &mut self.backlog {
             match backlog.fill().await {
-                Ok(false) => {}
-                Ok(true) => until = until.min(self.patience.deadline()),
+                Ok(filled) => waits |= filled,
                 Err(error) => {
                     tracing::error!(%error, "a response cannot be read back from the spool");
                     return Event::Lost;
                 }
             }
+        }
+        if waits {
+            until = until.min(self.patience.deadline());
         }
         let Connection { transport, buf, alarm } = &mut *self.connection;
         let backlog = &mut self.backlog;
@@ -55,6 +58,12 @@ impl Session {
                 match transport.poll_write_both(cx, piece, &[]) {
                     Poll::Ready(Ok(written @ 1..)) => return Poll::Ready((Event::Took, written)),
                     Poll::Ready(_) => return Poll::Ready((Event::Left, 0)),
+                    Poll::Pending => {}
+                }
+            } else if transport.has_pending() {
+                match transport.poll_send(cx) {
+                    Poll::Ready(Ok(())) => return Poll::Ready((Event::Took, 0)),
+                    Poll::Ready(Err(_)) => return Poll::Ready((Event::Left, 0)),
                     Poll::Pending => {}
                 }
             }

@@ -152,6 +152,22 @@ closed_set! {
         Limit = "limit",
         /// `max_connections_per_ip` of the same address were open.
         PerIpLimit = "per_ip_limit",
+        /// A trusted peer did not say whom it speaks for, or not so that it could be understood.
+        ProxyProtocol = "proxy_protocol",
+    }
+}
+
+closed_set! {
+    /// How a TLS handshake ended.
+    Handshake {
+        /// With keys agreed on anew.
+        Full = "full",
+        /// With those of an earlier connection.
+        Resumed = "resumed",
+        /// The two could not agree, or the client left.
+        Failed = "failed",
+        /// It took too long.
+        Late = "timeout",
     }
 }
 

@@ -1,9 +1,9 @@
-//! What is counted for each listener: client connections.
+//! What is counted for each listener: client connections, and how TLS began on them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 
-use super::label::Refusal;
+use super::label::{Handshake, Refusal};
 use super::page::{Page, float};
 use super::shards::{Shards, increment};
 use super::table;
@@ -22,6 +22,7 @@ struct ListenerShard {
     accepted: AtomicU64,
     refused: [AtomicU64; Refusal::COUNT],
     accept_errors: AtomicU64,
+    handshakes: [AtomicU64; Handshake::COUNT],
 }
 
 impl ListenerShard {
@@ -44,11 +45,14 @@ impl ListenerMetrics {
         OpenConnection { metrics: Arc::clone(self), active: false }
     }
 
-    /// Counts a connection that was accepted and closed at once.
-    pub fn record_refused(&self, reason: Refusal) {
-        let shard = self.shards.here();
-        shard.accepted.fetch_add(1, Relaxed);
-        increment(&shard.refused, reason as usize);
+    /// Counts a connection that [`ListenerMetrics::accept`] has counted and that was closed before it was served.
+    pub fn record_closed(&self, reason: Refusal) {
+        increment(&self.shards.here().refused, reason as usize);
+    }
+
+    /// Counts a TLS handshake.
+    pub fn record_handshake(&self, how: Handshake) {
+        increment(&self.shards.here().handshakes, how as usize);
     }
 
     /// Counts a failure of accept.
@@ -114,6 +118,17 @@ pub(super) fn write(listeners: &[Arc<ListenerMetrics>], page: &mut Page) {
     page.family(&table::ACCEPT_ERRORS, |samples| {
         for one in listeners {
             samples.count(&[&one.name], one.shards.count(|shard| Some(&shard.accept_errors)));
+        }
+    });
+    page.family(&table::TLS_HANDSHAKES, |samples| {
+        for one in listeners {
+            let count = |how: Handshake| one.shards.count(|shard| shard.handshakes.get(how as usize));
+            // A listener without TLS has none.
+            if Handshake::ALL.iter().any(|how| count(*how) > 0) {
+                for how in Handshake::ALL {
+                    samples.count(&[&one.name, how.text()], count(*how));
+                }
+            }
         }
     });
 }

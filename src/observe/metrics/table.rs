@@ -144,6 +144,12 @@ families! {
         "Client connections closed at once, by the limit they met.";
     ACCEPT_ERRORS: Counter "propylon_accept_errors_total" ["listener"]
         "Failures of accept; steady growth means that descriptors or memory ran out.";
+    TLS_HANDSHAKES: Counter "propylon_tls_handshakes_total" ["listener", "result"]
+        "TLS handshakes with clients, by how they ended.";
+    TLS_CERTIFICATE_EXPIRY: Gauge "propylon_tls_certificate_expiry_timestamp_seconds" ["file"]
+        "When a certificate in use expires, in seconds since 1970.";
+    TLS_FILES_REFUSED: Gauge "propylon_tls_files_refused" []
+        "1 while certificates or keys on disk have changed and cannot be used; those read before stay in use.";
 
     CONFIG_LAST_RELOAD_SUCCESS: Gauge "propylon_config_last_reload_success" []
         "1 when the configuration last read is in force, 0 when it was refused and the one before stayed.";

@@ -238,7 +238,8 @@ fn an_upstream_and_a_listener_are_counted() {
     let (mut one, two) = (listener.accept(), listener.accept());
     one.set_active(true);
     one.set_active(true);
-    listener.record_refused(Refusal::PerIpLimit);
+    drop(listener.accept());
+    listener.record_closed(Refusal::PerIpLimit);
     listener.record_accept_error();
     let state = |state| value(&metrics, "propylon_connections", &[("listener", "0.0.0.0:80"), ("state", state)]);
     assert_eq!((state("active"), state("idle"), listener.open()), (Some(1.0), Some(1.0), 2));
@@ -293,6 +294,8 @@ fn a_full_page_holds_every_metric_of_the_table_and_no_other() {
     let handles = (metrics.route("r"), metrics.upstream("u"), metrics.endpoint("u", "e"), metrics.listener("l"));
     handles.0.record(Method::Get, 200, Duration::ZERO, 0, 0);
     handles.2.set_capacity(Some(1));
+    handles.3.record_handshake(Handshake::Full);
+    metrics.tls.show(vec![CertificateReading { file: "f".into(), names: Vec::new(), not_after: UNIX_EPOCH }]);
     let text = page(&metrics);
     let typed: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
     let expected: Vec<String> =

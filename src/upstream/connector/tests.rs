@@ -52,9 +52,9 @@ fn engine() -> Connector {
 }
 
 async fn stream(pool: &Arc<Pool>, server: &Server) -> UpstreamStream {
-    match pool.take() {
+    match pool.take(None) {
         Some(stream) => stream,
-        None => pool.wrap(socket::connect(&server.address).await.unwrap()),
+        None => pool.wrap(socket::Socket::Plain(socket::connect(&server.address).await.unwrap()), None),
     }
 }
 
@@ -193,7 +193,7 @@ async fn bytes_that_come_after_the_exchange_do_not_reach_the_next() {
     assert_eq!(pool.idle(), 1);
     theirs.write_all(b"late").await.unwrap();
     // Loopback delivers before it returns, whether the runtime has heard of it or not.
-    assert!(pool.take().is_none());
+    assert!(pool.take(None).is_none());
 }
 
 #[tokio::test]

@@ -18,8 +18,12 @@ fn port(lease: &Lease) -> &str {
 /// Makes the second of two endpoints a backup.
 fn make_backup(group: &Group) {
     let targets = group.targets();
-    let backup =
-        |(index, target): (usize, &Target)| Target { endpoint: target.endpoint.clone(), weight: 1, backup: index == 1 };
+    let backup = |(index, target): (usize, &Target)| Target {
+        endpoint: target.endpoint.clone(),
+        weight: 1,
+        backup: index == 1,
+        tls: None,
+    };
     let list = targets.list.iter().enumerate().map(backup).collect();
     group.set_targets(Vec::new());
     assert!(group.set_targets(list));

@@ -4,10 +4,11 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio::sync::oneshot::error::TryRecvError;
+use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use super::{Idle, Policy, Pool};
+use super::{Idle, Policy, Pool, Watch};
 use crate::upstream::keepalive::Closing;
 use crate::upstream::socket::{Sight, Socket};
 
@@ -25,12 +26,22 @@ pub(super) async fn sweep(pool: Weak<Pool>, changed: Arc<Notify>) {
     }
 }
 
-/// Waits until the server closes `socket` or it was watched for long enough, and tells the pool.
-async fn watch(pool: Weak<Pool>, socket: Arc<Socket>, since: Instant, until: Instant) {
-    // At the end of the time the server still keeps it, which says as much.
-    let _ = timeout_at(until, socket.news()).await;
+/// Waits until the server closes `socket` or it was watched for long enough, and tells the pool; or until it is told to stop,
+/// which says nothing.
+async fn watch(pool: Weak<Pool>, mut socket: Socket, since: Instant, until: Instant, mut stop: oneshot::Receiver<()>) {
+    let stopped = tokio::select! {
+        biased;
+        _ = &mut stop => true,
+        // At the end of the time the server still keeps it, which says as much.
+        _ = timeout_at(until, socket.news()) => false,
+    };
+    drop(socket);
+    if stopped || stop.try_recv() == Err(TryRecvError::Closed) {
+        return;
+    }
     if let Some(pool) = pool.upgrade() {
-        pool.watched(&socket, since);
+        pool.inner.lock().watched = None;
+        pool.record(since, Instant::now(), Closing::Witnessed);
     }
 }
 
@@ -61,7 +72,7 @@ impl Pool {
 
     /// Ends the use of a connection: it is watched, if something is to be learnt from it, or closed.
     pub(super) fn expire(self: &Arc<Self>, idle: Idle, now: Instant) {
-        let Idle { socket, since } = idle;
+        let Idle { mut socket, since, .. } = idle;
         let until = {
             let inner = self.inner.lock();
             match &inner.policy {
@@ -78,26 +89,15 @@ impl Pool {
             Sight::Talking => return,
         }
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
-        let socket = Arc::new(socket);
+        let Ok(leash) = socket.leash() else { return };
+        let (stop, stopped) = oneshot::channel();
         let mut inner = self.inner.lock();
         if inner.watched.is_some() || inner.held() >= inner.most_idle() {
             drop(inner);
             return;
         }
-        inner.watched = Some(socket.clone());
+        inner.watched = Some(Watch { _leash: leash, _stop: stop });
         drop(inner);
-        runtime.spawn(watch(Arc::downgrade(self), socket, since, until));
-    }
-
-    /// The watch over `socket` has ended: by the server, by time, or because we ended it, which says nothing.
-    fn watched(&self, socket: &Arc<Socket>, since: Instant) {
-        {
-            let mut inner = self.inner.lock();
-            if !inner.watched.as_ref().is_some_and(|watched| Arc::ptr_eq(watched, socket)) {
-                return;
-            }
-            inner.watched = None;
-        }
-        self.record(since, Instant::now(), Closing::Witnessed);
+        runtime.spawn(watch(Arc::downgrade(self), socket, since, until, stopped));
     }
 }

@@ -17,7 +17,7 @@ async fn failure(address: &Address) -> Failure {
 async fn tcp_is_connected_without_delay_and_refused_where_nobody_listens() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = Address::Tcp(listener.local_addr().unwrap());
-    let Socket::Tcp(stream) = connect(&address).await.unwrap() else { panic!("not TCP") };
+    let Plain::Tcp(stream) = connect(&address).await.unwrap() else { panic!("not TCP") };
     assert!(stream.nodelay().unwrap());
     drop(listener);
     assert_eq!(failure(&address).await, Failure::Refused);
@@ -31,7 +31,7 @@ async fn another_machine_that_vanishes_is_noticed() {
         return;
     }
     let listener = TcpListener::bind((probe.local_addr().unwrap().ip(), 0)).await.unwrap();
-    let Socket::Tcp(stream) = connect(&Address::Tcp(listener.local_addr().unwrap())).await.unwrap() else {
+    let Plain::Tcp(stream) = connect(&Address::Tcp(listener.local_addr().unwrap())).await.unwrap() else {
         panic!("not TCP")
     };
     let socket = SockRef::from(&stream);
@@ -92,14 +92,14 @@ async fn an_abstract_name_is_connected() {
 async fn the_state_of_an_idle_socket_is_seen_at_once() {
     for _ in 0..50 {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
-        let socket = Socket::Unix(ours);
+        let mut socket = Socket::Plain(Plain::Unix(ours));
         assert_eq!((socket.peek(), socket.glance()), (Sight::Quiet, Sight::Quiet));
         theirs.write_all(b"x").await.unwrap();
         assert_eq!(socket.peek(), Sight::Talking);
         assert_eq!(socket.peek(), Sight::Talking, "the byte stays");
 
         let (ours, theirs) = UnixStream::pair().unwrap();
-        let socket = Socket::Unix(ours);
+        let mut socket = Socket::Plain(Plain::Unix(ours));
         drop(theirs);
         assert_eq!(socket.peek(), Sight::Closed);
         tokio::time::timeout(Duration::from_secs(5), socket.news()).await.unwrap();
@@ -110,8 +110,8 @@ async fn the_state_of_an_idle_socket_is_seen_at_once() {
 #[tokio::test]
 async fn hanging_up_is_seen_by_the_other_side_while_the_socket_is_held() {
     let (ours, mut theirs) = UnixStream::pair().unwrap();
-    let socket = Socket::Unix(ours);
-    socket.hang_up();
+    let mut socket = Socket::Plain(Plain::Unix(ours));
+    drop(socket.leash().unwrap());
     assert_eq!(theirs.read(&mut [0; 1]).await.unwrap(), 0);
     assert_eq!(socket.peek(), Sight::Closed);
 }

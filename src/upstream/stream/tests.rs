@@ -17,7 +17,7 @@ const LIMIT: Duration = Duration::from_mins(1);
 fn connection() -> (UpstreamStream, UnixStream, Arc<Pool>) {
     let pool = Pool::new(Keepalive::Fixed(LIMIT), None);
     let (ours, theirs) = UnixStream::pair().unwrap();
-    (pool.wrap(Socket::Unix(ours)), theirs, pool)
+    (pool.wrap(Socket::Plain(crate::net::Plain::Unix(ours)), None), theirs, pool)
 }
 
 /// Polls a read once.

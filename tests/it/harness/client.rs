@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::eventually::scripted_delay;
 use super::message::{Broken, Response};
 use super::socket::{Address, Stream};
+use super::tls::{TlsClient, TlsStream};
 use super::wire::Wire;
 
 /// One connection. It is kept alive over as many requests as a test sends on it.
@@ -25,6 +26,17 @@ impl Client {
         let stream = Stream::connect(address)?;
         let wire = Wire::new(stream.try_clone()?);
         Ok(Self { stream, wire })
+    }
+
+    /// A connection with TLS, once the two have agreed.
+    #[track_caller]
+    pub fn connect_tls(address: &Address, tls: &TlsClient) -> Self {
+        Self::over(tls.connect(address).unwrap_or_else(|error| panic!("no TLS with {address}: {error}")))
+    }
+
+    /// A client on a connection that is there already.
+    pub fn over(stream: TlsStream) -> Self {
+        Self { stream: Stream::Tls(stream.clone()), wire: Wire::new(Stream::Tls(stream)) }
     }
 
     /// Where this connection comes from.

@@ -19,6 +19,7 @@ use super::message::Response;
 use super::metrics::Metrics;
 use super::process::Process;
 use super::socket::Address;
+use super::tls::Issued;
 use rustix::process::Signal;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_propylon");
@@ -40,6 +41,7 @@ pub struct GatewayBuilder {
     /// Instead of the TOML.
     flags: Option<Vec<String>>,
     values: Vec<(String, String)>,
+    files: Vec<(String, String)>,
     env: Vec<(String, String)>,
     allowed_errors: Vec<String>,
     stop_bound: Duration,
@@ -51,6 +53,19 @@ impl GatewayBuilder {
     pub fn set(mut self, name: &str, value: &(impl ToString + ?Sized)) -> Self {
         self.values.push((name.to_owned(), value.to_string()));
         self
+    }
+
+    /// A file in the gateway's own directory.
+    #[must_use]
+    pub fn file(mut self, name: &str, text: &str) -> Self {
+        self.files.push((name.to_owned(), text.to_owned()));
+        self
+    }
+
+    /// `{name}.pem` and `{name}.key` in the gateway's own directory.
+    #[must_use]
+    pub fn certificate(self, name: &str, issued: &Issued) -> Self {
+        self.file(&format!("{name}.pem"), &issued.cert).file(&format!("{name}.key"), &issued.key)
     }
 
     /// An environment variable of the process.
@@ -96,6 +111,9 @@ impl GatewayBuilder {
         self.set_dir(dir.path());
         let config = dir.path().join("gateway.toml");
         fs::write(&config, self.filled(&self.toml)).unwrap();
+        for (name, text) in &self.files {
+            fs::write(dir.path().join(name), text).unwrap();
+        }
         let mut command = Command::new(BINARY);
         match &self.flags {
             Some(flags) => command.arg("run").args(flags.iter().map(|flag| self.filled(flag))),
@@ -150,6 +168,7 @@ impl Gateway {
             toml: toml.to_owned(),
             flags: None,
             values: Vec::new(),
+            files: Vec::new(),
             env: Vec::new(),
             allowed_errors: Vec::new(),
             stop_bound: DEADLINE,

@@ -27,6 +27,7 @@ mod origin;
 mod process;
 mod python;
 mod socket;
+pub mod tls;
 mod wire;
 
 pub use client::Client;

@@ -1,4 +1,4 @@
-//! TCP and Unix sockets behind one type, so that client, origin and servers need not tell them apart.
+//! TCP and Unix sockets, and TLS, behind one type, so that client, origin and servers need not tell them apart.
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -11,6 +11,7 @@ use std::time::Duration;
 use socket2::{Domain, SockRef, Socket, Type};
 
 use super::eventually::DEADLINE;
+use super::tls::TlsStream;
 
 /// Where something listens. Displayed as a configuration writes it: `127.0.0.1:80`, `unix:/path`, `unix:@name`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,7 +31,7 @@ impl Address {
     /// Reads an address as [`Address`] displays it, with or without `http://` before it.
     #[track_caller]
     pub fn parse(text: &str) -> Self {
-        let text = text.strip_prefix("http://").unwrap_or(text);
+        let text = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://")).unwrap_or(text);
         match text.strip_prefix("unix:") {
             Some(path) => match path.strip_prefix('@') {
                 Some(name) => Self::Abstract(name.to_owned()),
@@ -60,11 +61,12 @@ impl fmt::Display for Address {
     }
 }
 
-/// A connected socket. Reads wait [`DEADLINE`] at most unless told otherwise; writes too.
+/// A connected socket, or TLS over one. Reads wait [`DEADLINE`] at most unless told otherwise; writes too.
 #[derive(Debug)]
 pub enum Stream {
     Tcp(TcpStream),
     Unix(UnixStream),
+    Tls(TlsStream),
 }
 
 impl Stream {
@@ -83,34 +85,36 @@ impl Stream {
 
     fn bounded(self) -> io::Result<Self> {
         self.set_read_timeout(DEADLINE)?;
-        self.as_socket().set_write_timeout(Some(DEADLINE))?;
+        self.with_socket(|socket| socket.set_write_timeout(Some(DEADLINE)))?;
         Ok(self)
     }
 
-    fn as_socket(&self) -> SockRef<'_> {
+    fn with_socket<T>(&self, act: impl FnOnce(SockRef<'_>) -> T) -> T {
         match self {
-            Self::Tcp(stream) => SockRef::from(stream),
-            Self::Unix(stream) => SockRef::from(stream),
+            Self::Tcp(stream) => act(SockRef::from(stream)),
+            Self::Unix(stream) => act(SockRef::from(stream)),
+            Self::Tls(stream) => act(SockRef::from(&stream.socket())),
         }
     }
 
     pub fn set_read_timeout(&self, time: Duration) -> io::Result<()> {
-        self.as_socket().set_read_timeout(Some(time))
+        self.with_socket(|socket| socket.set_read_timeout(Some(time)))
     }
 
     pub fn set_nonblocking(&self, on: bool) -> io::Result<()> {
-        self.as_socket().set_nonblocking(on)
+        self.with_socket(|socket| socket.set_nonblocking(on))
     }
 
     /// Shrinks the kernel's buffer for what arrives: a reader that does not read then stops its sender early.
     pub fn set_receive_buffer(&self, bytes: usize) -> io::Result<()> {
-        self.as_socket().set_recv_buffer_size(bytes)
+        self.with_socket(|socket| socket.set_recv_buffer_size(bytes))
     }
 
     pub fn try_clone(&self) -> io::Result<Self> {
         Ok(match self {
             Self::Tcp(stream) => Self::Tcp(stream.try_clone()?),
             Self::Unix(stream) => Self::Unix(stream.try_clone()?),
+            Self::Tls(stream) => Self::Tls(stream.clone()),
         })
     }
 
@@ -119,12 +123,13 @@ impl Stream {
         match self {
             Self::Tcp(stream) => stream.local_addr().ok(),
             Self::Unix(_) => None,
+            Self::Tls(stream) => stream.socket().local_addr().ok(),
         }
     }
 
     pub fn shutdown(&self, how: Shutdown) {
         // The other side may have been faster; then there is nothing left to shut.
-        let _ = self.as_socket().shutdown(how);
+        let _ = self.with_socket(|socket| socket.shutdown(how));
     }
 
     /// Breaks the connection: TCP sends RST at once, whoever else holds a clone; a Unix socket, which has no such thing,
@@ -135,6 +140,9 @@ impl Stream {
                 let _ = rustix::net::connect_unspec(stream);
             }
             Self::Unix(_) => self.shutdown(Shutdown::Both),
+            Self::Tls(stream) => {
+                let _ = rustix::net::connect_unspec(stream.socket());
+            }
         }
     }
 }
@@ -144,6 +152,7 @@ impl Read for Stream {
         match self {
             Self::Tcp(stream) => stream.read(buffer),
             Self::Unix(stream) => stream.read(buffer),
+            Self::Tls(stream) => stream.read(buffer),
         }
     }
 }
@@ -153,6 +162,7 @@ impl Write for Stream {
         match self {
             Self::Tcp(stream) => stream.write(bytes),
             Self::Unix(stream) => stream.write(bytes),
+            Self::Tls(stream) => stream.write(bytes),
         }
     }
 

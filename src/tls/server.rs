@@ -1,0 +1,199 @@
+//! The settings of the TLS listeners: certificates, versions, who may come in.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use arc_swap::ArcSwap;
+use rustls::pki_types::CertificateDer;
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{NoClientAuth, NoServerSessionStorage, WebPkiClientVerifier};
+use rustls::{RootCertStore, ServerConfig, SupportedProtocolVersion, version};
+
+use crate::config::Config;
+use crate::config::model::{ClientCerts, Protocol, Tls, TlsVersion};
+use crate::observe::metrics::{CertificateReading, Metrics};
+use crate::tls::certificate::Certificate;
+use crate::tls::store::Store;
+use crate::tls::tickets::{Circle, Tickets};
+use crate::tls::watch::FromFiles;
+use crate::tls::{pem, provider};
+
+/// What is offered to clients, the better first (RFC 7301).
+const PROTOCOLS: [&[u8]; 1] = [b"http/1.1"];
+const NEW_VERSIONS: &[&SupportedProtocolVersion] = &[&version::TLS13];
+const ALL_VERSIONS: &[&SupportedProtocolVersion] = &[&version::TLS13, &version::TLS12];
+
+/// The TLS listeners of one configuration. The files can be read anew.
+#[derive(Debug)]
+pub struct ServerTls {
+    tls: Tls,
+    /// How clients are asked for certificates, each way once.
+    ways: Vec<Option<ClientCerts>>,
+    tickets: Arc<Tickets>,
+    metrics: Arc<Metrics>,
+    current: ArcSwap<Loaded>,
+}
+
+/// What the files held.
+#[derive(Debug)]
+struct Loaded {
+    store: Arc<Store>,
+    settings: Vec<(Option<ClientCerts>, Arc<ServerConfig>)>,
+}
+
+impl ServerTls {
+    /// Reads all that the TLS listeners of `config` need; none where there is no such listener. Blocks.
+    ///
+    /// A certificate that is expired is refused where it would take the place of one that is not; a process that starts takes
+    /// it with a warning: it is better than nothing.
+    ///
+    /// # Errors
+    /// One sentence for each file that cannot be used.
+    pub fn load(
+        config: &Config,
+        tickets: &Arc<Tickets>,
+        metrics: &Arc<Metrics>,
+        previous: Option<&Self>,
+    ) -> Result<Option<Arc<Self>>, String> {
+        let mut ways = Vec::new();
+        for listener in &config.server.listen {
+            if let Protocol::Https { client_certs } = &listener.protocol
+                && !ways.contains(client_certs)
+            {
+                ways.push(client_certs.clone());
+            }
+        }
+        if ways.is_empty() {
+            metrics.tls.show(Vec::new());
+            return Ok(None);
+        }
+        let in_use = previous.map(|previous| previous.current.load_full());
+        let loaded = read(&config.tls, &ways, tickets, in_use.as_deref())?;
+        show(&loaded, metrics);
+        Ok(Some(Arc::new(Self {
+            tls: config.tls.clone(),
+            ways,
+            tickets: tickets.clone(),
+            metrics: metrics.clone(),
+            current: ArcSwap::from_pointee(loaded),
+        })))
+    }
+
+    /// The settings for a connection that begins now.
+    #[must_use]
+    pub fn settings(&self, client_certs: Option<&ClientCerts>) -> Option<Arc<ServerConfig>> {
+        let current = self.current.load();
+        current.settings.iter().find(|(way, _)| way.as_ref() == client_certs).map(|(_, settings)| settings.clone())
+    }
+
+    /// Whether a connection on which a client asked for `name` is good for `host` as well.
+    #[must_use]
+    pub fn serves(&self, name: &str, host: &str) -> bool {
+        self.current.load().store.shows_the_same(name, host)
+    }
+}
+
+impl FromFiles for ServerTls {
+    fn files(&self) -> Vec<PathBuf> {
+        let certificates = self.tls.certificates.iter().flat_map(|files| [&files.cert, &files.key]);
+        let authorities = self.ways.iter().flatten().map(|way| &way.ca);
+        certificates.chain(authorities).cloned().collect()
+    }
+
+    fn read_again(&self) -> Result<(), String> {
+        let loaded = read(&self.tls, &self.ways, &self.tickets, Some(&self.current.load()))?;
+        show(&loaded, &self.metrics);
+        self.current.store(Arc::new(loaded));
+        Ok(())
+    }
+}
+
+/// Checks that all files can be used, without using them. Blocks.
+///
+/// # Errors
+/// One sentence for each file that cannot be.
+pub fn check(config: &Config) -> Result<(), String> {
+    let metrics = Metrics::new("", &[]);
+    ServerTls::load(config, &Arc::default(), &metrics, None).map(drop)
+}
+
+fn show(loaded: &Loaded, metrics: &Metrics) {
+    let reading = |one: &Certificate| CertificateReading {
+        file: one.files.cert.display().to_string(),
+        names: one.facts.names.clone(),
+        not_after: one.facts.not_after,
+    };
+    metrics.tls.show(loaded.store.certificates().iter().map(reading).collect());
+}
+
+fn read(tls: &Tls, ways: &[Option<ClientCerts>], tickets: &Tickets, in_use: Option<&Loaded>) -> Result<Loaded, String> {
+    let (certificates, mut problems) = certificates(tls, in_use);
+    let store = Arc::new(Store::new(certificates));
+    let mut settings = Vec::new();
+    for way in ways {
+        match build(tls, way.as_ref(), &store, tickets) {
+            Ok(config) => settings.push((way.clone(), Arc::new(config))),
+            Err(problem) => problems.push(problem),
+        }
+    }
+    if problems.is_empty() { Ok(Loaded { store, settings }) } else { Err(problems.join("\n")) }
+}
+
+fn certificates(tls: &Tls, in_use: Option<&Loaded>) -> (Vec<Certificate>, Vec<String>) {
+    let now = SystemTime::now();
+    let (mut loaded, mut problems) = (Vec::new(), Vec::new());
+    for files in &tls.certificates {
+        match Certificate::load(files) {
+            Ok(certificate) => {
+                let known = in_use.is_none_or(|in_use| {
+                    in_use.store.certificates().iter().any(|old| old.key.cert == certificate.key.cert)
+                });
+                match certificate.untimely(now) {
+                    Some(why) if known => tracing::warn!("{why}: clients will refuse it"),
+                    Some(why) => problems.push(why),
+                    None => {}
+                }
+                loaded.push(certificate);
+            }
+            Err(problem) => problems.push(problem),
+        }
+    }
+    (loaded, problems)
+}
+
+fn build(tls: &Tls, way: Option<&ClientCerts>, store: &Arc<Store>, tickets: &Tickets) -> Result<ServerConfig, String> {
+    let versions = match tls.min_version {
+        TlsVersion::V12 => ALL_VERSIONS,
+        TlsVersion::V13 => NEW_VERSIONS,
+    };
+    let builder = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(versions)
+        .map_err(|error| format!("tls.min_version: {error}"))?;
+    let (verifier, circle) = way.map_or_else(|| Ok((Arc::new(NoClientAuth) as Arc<_>, Circle::Anybody)), clients)?;
+    let mut config = builder.with_client_cert_verifier(verifier).with_cert_resolver(store.clone());
+    config.alpn_protocols = PROTOCOLS.map(<[u8]>::to_vec).to_vec();
+    config.ticketer = tickets.of(circle)?;
+    // Tickets are enough, and cost no memory here.
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    Ok(config)
+}
+
+/// Who verifies clients' certificates, and whose tickets are good.
+fn clients(way: &ClientCerts) -> Result<(Arc<dyn ClientCertVerifier>, Circle), String> {
+    let authorities = pem::certificates(&way.ca)?;
+    let circle = Circle::Clients {
+        authorities: authorities.iter().flat_map(|der: &CertificateDer<'_>| der.iter().copied()).collect(),
+        required: way.required,
+    };
+    let unusable = |error: &dyn std::fmt::Display| format!("{}: {error}", way.ca.display());
+    let mut roots = RootCertStore::empty();
+    for der in authorities {
+        roots.add(der).map_err(|error| unusable(&error))?;
+    }
+    let mut verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider());
+    if !way.required {
+        verifier = verifier.allow_unauthenticated();
+    }
+    Ok((verifier.build().map_err(|error| unusable(&error))?, circle))
+}

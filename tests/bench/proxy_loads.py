@@ -1,0 +1,147 @@
+"""The loads of the benchmark beside nginx: who generates each, and how many requests were answered by its account.
+
+A load generator that reports a failed request ends the benchmark: what failed cost the proxy something else.
+"""
+
+import dataclasses
+import os
+import pathlib
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+from proxy_gateways import CIPHER_SUITE, GROUP, LOAD_CORE, client_environment
+from proxy_handshakes import client_context, connected
+from rig import fail, processor_seconds, resident_bytes
+
+CONNECTIONS = 32
+H2_CONNECTIONS, H2_STREAMS = 8, 16
+HANDSHAKE_CLIENTS = 8
+
+POST_SCRIPT = """wrk.method = "POST"
+wrk.body = string.rep("x", {size})
+wrk.headers["Content-Type"] = "application/octet-stream"
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Load:
+    """A row: `drive` gets the load, a port, the benchmark's directory and the seconds. Without a certificate it is plain HTTP."""
+
+    name: str
+    path: str
+    drive: Callable
+    certificate: str | None = None
+    # The size of the body that wrk posts, if it does.
+    posted: int | None = None
+
+
+def generated(command, directory, seconds):
+    """Runs a load generator on its core."""
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=seconds + 30, env=client_environment(directory),
+        preexec_fn=lambda: os.sched_setaffinity(0, {LOAD_CORE}),
+    )
+
+
+def wrk(load, port, directory, seconds):
+    command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "--timeout", "5s"]
+    if load.posted:
+        script = directory / f"post-{load.posted}.lua"
+        script.write_text(POST_SCRIPT.format(size=load.posted))
+        command += ["-s", str(script)]
+    # Over TLS the name is sent as the server's name, which an address must not be.
+    origin = f"https://localhost:{port}" if load.certificate else f"http://127.0.0.1:{port}"
+    run = generated([*command, f"{origin}{load.path}"], directory, seconds)
+    done = re.search(r"(\d+) requests in", run.stdout)
+    wrong = re.search(r"Socket errors.*|Non-2xx.*", run.stdout)
+    if run.returncode or not done or wrong:
+        fail(f"wrk against port {port}{load.path}: {wrong.group() if wrong else run.stdout + run.stderr}")
+    return int(done.group(1))
+
+
+def h2load(load, port, directory, seconds):
+    command = ["h2load", "-t1", f"-c{H2_CONNECTIONS}", f"-m{H2_STREAMS}", f"-D{seconds}", f"--connect-to=127.0.0.1:{port}"]
+    command += [f"--tls13-ciphers={CIPHER_SUITE}", f"--groups={GROUP}", f"https://localhost:{port}{load.path}"]
+    run = generated(command, directory, seconds)
+    counts = re.search(r"requests: .* (\d+) done, (\d+) succeeded, (\d+) failed, (\d+) errored, (\d+) timeout", run.stdout)
+    done, succeeded, *wrong = map(int, counts.groups()) if counts else (0, 0, 1)
+    # It would take HTTP/1.1 as well, if that is all the server speaks.
+    as_told = "Application protocol: h2\n" in run.stdout and f"Cipher: {CIPHER_SUITE}\n" in run.stdout
+    if run.returncode or not as_told or succeeded == 0 or done != succeeded or any(wrong):
+        fail(f"h2load against port {port}{load.path}: {run.stdout + run.stderr}")
+    return succeeded
+
+
+def handshakes(load, port, directory, seconds):
+    program = pathlib.Path(__file__).with_name("proxy_handshakes.py")
+    run = generated([sys.executable, "-B", str(program), str(port), str(seconds), str(HANDSHAKE_CLIENTS)], directory, seconds)
+    if run.returncode or not run.stdout.strip().isdigit():
+        fail(f"handshakes at port {port}: {run.stdout}{run.stderr}")
+    return int(run.stdout)
+
+
+LOADS = [
+    Load("GET 1 KB", "/1k", wrk),
+    Load("GET 100 KB", "/100k", wrk),
+    Load("POST 1 KB", "/post", wrk, posted=1024),
+    Load("POST 10 KB", "/post", wrk, posted=10240),
+    Load("TLS GET 1 KB", "/1k", wrk, "ecdsa"),
+    Load("TLS GET 100 KB", "/100k", wrk, "ecdsa"),
+    Load("TLS h2 GET 1 KB", "/1k", h2load, "ecdsa"),
+    Load("TLS h2 GET 100 KB", "/100k", h2load, "ecdsa"),
+    Load("handshake ECDSA P-256", "/1k", handshakes, "ecdsa"),
+    Load("handshake RSA-2048", "/1k", handshakes, "rsa"),
+]
+
+# The memory of idle connections: the row's name, and the certificate if they are TLS ones.
+IDLE = [("idle", None), ("idle TLS", "ecdsa")]
+
+
+def measure(server, load, directory, seconds):
+    """Microseconds of processor time a request, and requests a second."""
+    before, start = processor_seconds(server.pid), time.monotonic()
+    requests = load.drive(load, server.port, directory, seconds)
+    spent, took = processor_seconds(server.pid) - before, time.monotonic() - start
+    return spent / requests * 1e6, requests / took
+
+
+def is_established(connection):
+    # Its first byte is the state; 1 is ESTABLISHED.
+    return connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == 1
+
+
+def idle_bytes(server, count, tls):
+    """Resident bytes that one more idle connection costs, after one request on each."""
+    request = b"GET /1k HTTP/1.1\r\nHost: bench\r\n\r\n"
+    context = client_context() if tls else None
+
+    def opened():
+        connection = connected(context, server.port) if tls else socket.create_connection(("127.0.0.1", server.port), 10)
+        # Over TLS the session tickets come before the answer, and are read with it.
+        connection.sendall(request)
+        got = b""
+        while not (got.partition(b"\r\n\r\n")[1] and len(got.partition(b"\r\n\r\n")[2]) >= 1024):
+            block = connection.recv(65536)
+            if not block:
+                fail(f"{server.name} closed a connection after {len(got)} bytes")
+            got += block
+        return connection
+
+    connections = []
+    try:
+        # The first ones pay for pools and tables that all share.
+        connections += [opened() for _ in range(100)]
+        before = resident_bytes(server.pid)
+        connections += [opened() for _ in range(count)]
+        after = resident_bytes(server.pid)
+        closed = sum(not is_established(connection) for connection in connections)
+        if closed:
+            fail(f"{server.name} closed {closed} idle connections")
+        return (after - before) / count
+    finally:
+        for connection in connections:
+            connection.close()
