@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help build demo test lint bench bench-shield soak docs clean
+.PHONY: help build demo test lint bench bench-shield soak fuzz docs clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -36,6 +36,10 @@ bench-shield: build ## how the gateways shield a real Gunicorn: slow clients, re
 soak: ## the integration tests in the release build, with the long counts
 	@scripts/setup.sh test
 	PROPYLON_SOAK=1 cargo test --release --locked --test it
+
+fuzz: ## what the gateway parses itself under libFuzzer, each target for FUZZ_SECONDS=60
+	@scripts/setup.sh fuzz
+	@FUZZ_SECONDS=$(FUZZ_SECONDS) scripts/fuzz.sh $(ARGS)
 
 docs: ## the crate's documentation: target/doc/propylon/index.html
 	@scripts/setup.sh build

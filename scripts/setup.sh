@@ -4,6 +4,7 @@
 #   scripts/setup.sh build   cmake, cc, c++                            (make build)
 #   scripts/setup.sh lint    the above, cargo-deny                     (make lint)
 #   scripts/setup.sh test    those of build, curl, redis-server, .venv (make test, make demo)
+#   scripts/setup.sh fuzz    those of build, cargo-fuzz        (make fuzz)
 #   scripts/setup.sh bench   those of build, nginx, haproxy, wrk, h2load, openssl, .venv (make bench, make bench-shield)
 #
 # Rust itself is not installed: it takes the toolchain that is there, and says so when there is none.
@@ -12,6 +13,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 CARGO_DENY=0.20.2
+CARGO_FUZZ=0.13.2
 
 say() { printf 'setup: %s\n' "$*" >&2; }
 fail() {
@@ -69,6 +71,12 @@ install_cargo_deny() {
   cargo install --quiet --locked --force "cargo-deny@$CARGO_DENY" </dev/null >&2
 }
 
+install_cargo_fuzz() {
+  cargo fuzz --version 2>/dev/null | grep -qx "cargo-fuzz $CARGO_FUZZ" && return
+  say "compiling cargo-fuzz $CARGO_FUZZ (a minute, once for this user)"
+  cargo install --quiet --locked --force "cargo-fuzz@$CARGO_FUZZ" </dev/null >&2
+}
+
 # The stamp says which requirements and which Python the environment was made from; another word in it means make it anew.
 make_venv() {
   local stamp
@@ -90,8 +98,7 @@ need cc gcc
 need c++ g++
 need cmake cmake
 case $stage in
-  build) ;;
-  lint) ;;
+  build | lint | fuzz) ;;
   test)
     need curl curl
     # What limits and the cache will share; their tests start one of their own.
@@ -106,13 +113,17 @@ case $stage in
     need h2load nghttp2-client
     need openssl openssl
     ;;
-  *) fail "no such stage: $stage (build, lint, test or bench)" ;;
+  *) fail "no such stage: $stage (build, lint, test, fuzz or bench)" ;;
 esac
 install_packages
 case $stage in
   lint)
     require_rust fmt clippy
     install_cargo_deny
+    ;;
+  fuzz)
+    require_rust
+    install_cargo_fuzz
     ;;
   test | bench)
     require_rust

@@ -100,9 +100,18 @@ impl Notice {
             line: position.map(|(line, _)| line),
             column: position.map(|(_, column)| column),
             path: place.path,
-            message,
+            message: on_one_line(message),
         }
     }
+}
+
+/// What a message repeats of the file or of the environment may hold line ends, or what moves a terminal's cursor.
+fn on_one_line(message: String) -> String {
+    if !message.chars().any(char::is_control) {
+        return message;
+    }
+    let escaped = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    message.chars().map(escaped).collect()
 }
 
 impl fmt::Display for Notice {
@@ -251,6 +260,14 @@ mod tests {
         assert_eq!(nearest("colour", known), None);
         assert_eq!(nearest(&"listen".repeat(1000), known), None);
         assert_eq!(nearest("", known), None);
+    }
+
+    #[test]
+    fn a_message_is_one_line_that_a_terminal_shows_as_it_is() {
+        let mut report = Report::default();
+        report.problem(&Place::root(), "cannot read a\nb\u{1b}[31m\u{7f}é\\: none");
+        let errors = report.finish("", None).unwrap_err();
+        assert_eq!(errors.problems()[0].message, "cannot read a\\nb\\u{1b}[31m\\u{7f}é\\: none");
     }
 
     #[test]

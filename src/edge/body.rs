@@ -156,8 +156,8 @@ impl Chunked {
 /// Takes a line without its CRLF; none while it is not whole.
 fn line(buf: &mut BytesMut, max: usize, too_long: &'static str) -> Result<Option<Bytes>, Malformed> {
     let Some(lf) = memchr::memchr(b'\n', buf) else {
-        // A size line or trailer that is not whole within the bound never will be.
-        return if buf.len() > max { Err(Malformed(too_long)) } else { Ok(None) };
+        // A size line or trailer that is not whole within the bound, its CR aside, never will be.
+        return if buf.len() > max + 1 { Err(Malformed(too_long)) } else { Ok(None) };
     };
     if lf > max + 1 {
         return Err(Malformed(too_long));
@@ -327,6 +327,21 @@ mod tests {
             decode(BodyReader::chunked(), line.repeat(100).as_bytes(), 1000),
             Err(Malformed("too many chunk extensions"))
         );
+    }
+
+    #[test]
+    fn a_line_of_the_longest_kind_is_read_however_it_arrives() {
+        let size_line = |length: usize| format!("1;{}\r\nx\r\n0\r\n\r\n", "a".repeat(length - 2));
+        let trailer = |length: usize| format!("1\r\nx\r\n0\r\nX:{}\r\n\r\n", "a".repeat(length - 2));
+        for piece in [1, 2, 1000, usize::MAX] {
+            for longest in [size_line(CHUNK_LINE_MAX), trailer(TRAILERS_MAX)] {
+                assert_eq!(decode(BodyReader::chunked(), longest.as_bytes(), piece), Ok((b"x".to_vec(), vec![])));
+            }
+            for too_long in [size_line(CHUNK_LINE_MAX + 1), trailer(TRAILERS_MAX + 1)] {
+                let result = decode(BodyReader::chunked(), too_long.as_bytes(), piece);
+                assert!(matches!(result, Err(Malformed(text)) if text.ends_with("too long")), "{piece}: {result:?}");
+            }
+        }
     }
 
     proptest! {

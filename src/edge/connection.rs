@@ -10,13 +10,11 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::BytesMut;
-use pingora_http::RequestHeader;
 use pingora_proxy::HttpProxy;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::edge::alarm::{Alarm, deadline_in};
-use crate::edge::body::BodyReader;
 use crate::edge::exchange::{Accepted, ConnectionFacts, Exchange};
 use crate::edge::head::{Head, HeadLimits, HeadReader};
 use crate::edge::session::{Returned, Session};
@@ -181,24 +179,10 @@ fn open_session(
         Ok(head) => Exchange::accepted(facts.clone(), snapshot, started.into_std(), head),
         Err(rejection) => {
             let exchange = Exchange::refused(facts.clone(), snapshot, started.into_std(), rejection);
-            (
-                exchange,
-                Accepted {
-                    request: placeholder(),
-                    body: BodyReader::length(0),
-                    keep_alive: false,
-                    expects_continue: false,
-                },
-            )
+            (exchange, Accepted::nothing())
         }
     };
     Box::new(Session::new(connection, Arc::new(exchange), accepted))
-}
-
-/// Stands where a request would, for a head that was none.
-fn placeholder() -> RequestHeader {
-    RequestHeader::build_no_case(http::Method::GET, b"/", Some(0))
-        .unwrap_or_else(|_| unreachable!("a constant request"))
 }
 
 /// Says that nothing more comes and reads on for a while, so that the answer is not lost to a reset.

@@ -13,6 +13,7 @@ use http::{HeaderValue, Method, Version};
 use pingora_http::RequestHeader;
 
 use crate::config::model::ClientLimits;
+use crate::edge::body::BodyReader;
 use crate::edge::head::{Dropped, Head, HeadSize};
 use crate::header::client_address::Peer;
 use crate::header::request_hygiene::FieldKind;
@@ -334,7 +335,20 @@ impl Exchange {
 #[derive(Debug)]
 pub struct Accepted {
     pub request: RequestHeader,
-    pub body: crate::edge::body::BodyReader,
+    pub body: BodyReader,
     pub keep_alive: bool,
     pub expects_continue: bool,
+}
+
+impl Accepted {
+    /// Of a head that was none.
+    #[must_use]
+    pub fn nothing() -> Self {
+        Self { request: placeholder(), body: BodyReader::Done, keep_alive: false, expects_continue: false }
+    }
+}
+
+/// Stands where a request would, for a head that was none.
+fn placeholder() -> RequestHeader {
+    RequestHeader::build_no_case(Method::GET, b"/", Some(0)).unwrap_or_else(|_| unreachable!("a constant request"))
 }

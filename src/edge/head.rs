@@ -15,6 +15,7 @@ use crate::edge::body::{BodyReader, is_token_byte};
 use crate::header::hop_by_hop::{ConnectionOptions, listed_fields};
 use crate::header::request_hygiene::{FieldKind, classify};
 use crate::proxy::rejection::{Reason, Rejection};
+use crate::route::host::Host;
 
 /// Longer methods do not exist (the registry's longest has 17 bytes).
 const METHOD_MAX: usize = 32;
@@ -172,7 +173,7 @@ impl HeadReader {
     }
 }
 
-fn malformed(detail: &'static str) -> Rejection {
+pub(super) fn malformed(detail: &'static str) -> Rejection {
     Rejection::new(Reason::MalformedHead, detail)
 }
 
@@ -180,11 +181,11 @@ fn framing(detail: &'static str) -> Rejection {
     Rejection::new(Reason::BadFraming, detail)
 }
 
-fn bad_host(detail: &'static str) -> Rejection {
+pub(super) fn bad_host(detail: &'static str) -> Rejection {
     Rejection::new(Reason::BadHost, detail)
 }
 
-fn too_large(detail: String) -> Rejection {
+pub(super) fn too_large(detail: String) -> Rejection {
     Rejection::new(Reason::HeadTooLarge, detail)
 }
 
@@ -247,7 +248,7 @@ fn parse_request_line(line: &[u8]) -> Result<(Method, &[u8], Version), Rejection
 }
 
 /// Path with query, and the authority of an absolute-form target (RFC 9112 section 3.2).
-fn parse_target<'a>(method: &Method, target: &'a [u8]) -> Result<(&'a [u8], Option<&'a [u8]>), Rejection> {
+pub(super) fn parse_target<'a>(method: &Method, target: &'a [u8]) -> Result<(&'a [u8], Option<&'a [u8]>), Rejection> {
     let bad = |detail| Rejection::new(Reason::BadTarget, detail);
     if *method == Method::CONNECT {
         return Err(Rejection::new(Reason::MethodNotAllowed, "CONNECT"));
@@ -276,7 +277,7 @@ fn parse_target<'a>(method: &Method, target: &'a [u8]) -> Result<(&'a [u8], Opti
 
 /// Percent-encodes what RFC 3986 allows nowhere and clients send all the same. The `http` crate refuses most of it, and
 /// the app decodes it back; every other byte stays the client's.
-fn escape(path: &[u8]) -> Cow<'_, [u8]> {
+pub(super) fn escape(path: &[u8]) -> Cow<'_, [u8]> {
     if !path.iter().any(|byte| matches!(byte, b'"' | b'<' | b'>' | b'`')) {
         return Cow::Borrowed(path);
     }
@@ -299,7 +300,7 @@ fn strip_scheme(target: &[u8]) -> Option<&[u8]> {
 }
 
 /// What the fields of one head come to.
-struct Fields {
+pub(super) struct Fields {
     request: RequestHeader,
     authority: Option<Vec<u8>>,
     host: Option<HeaderValue>,
@@ -312,7 +313,8 @@ struct Fields {
 }
 
 impl Fields {
-    fn new(request: RequestHeader, authority: Option<Vec<u8>>) -> Self {
+    /// Of a head whose first line was read; `authority` is that of the target.
+    pub(super) fn new(request: RequestHeader, authority: Option<Vec<u8>>) -> Self {
         Self {
             request,
             authority,
@@ -333,6 +335,11 @@ impl Fields {
         // Validates as RFC 9110 section 5.5: no control bytes but tab.
         let value =
             HeaderValue::from_maybe_shared(head.slice_ref(value)).map_err(|_| malformed("invalid field value"))?;
+        self.field(name, value)
+    }
+
+    /// Takes one field in.
+    pub(super) fn field(&mut self, name: &[u8], value: HeaderValue) -> Result<(), Rejection> {
         match classify(name) {
             FieldKind::Keep | FieldKind::UserAgent | FieldKind::Referer => self.keep(name, value)?,
             FieldKind::BadName => {
@@ -394,9 +401,19 @@ impl Fields {
         Ok(())
     }
 
-    fn finish(mut self, target: Bytes, size: HeadSize) -> Result<Head, Rejection> {
+    fn finish(self, target: Bytes, size: HeadSize) -> Result<Head, Rejection> {
+        let body = self.body(self.request.version)?;
+        self.finish_with(body, target, size)
+    }
+
+    /// The length that Content-Length says.
+    pub(super) fn content_length(&self) -> Option<u64> {
+        self.content_length
+    }
+
+    /// The head, where it is known otherwise how the body is framed.
+    pub(super) fn finish_with(mut self, body: BodyReader, target: Bytes, size: HeadSize) -> Result<Head, Rejection> {
         let version = self.request.version;
-        let body = self.body(version)?;
         let host = self.effective_host(version)?;
         if let Some(host) = &host {
             self.keep(b"host", host.clone())?;
@@ -431,11 +448,15 @@ impl Fields {
         }
     }
 
-    /// The authority of an absolute-form target takes the place of Host (RFC 9112 section 3.2.2).
+    /// The authority of an absolute-form target takes the place of Host (RFC 9112 section 3.2.2), which has to be one all the
+    /// same (section 3.2). Whether the one that counts is a host is judged with the rest of the request.
     fn effective_host(&mut self, version: Version) -> Result<Option<HeaderValue>, Rejection> {
         match (self.authority.take(), self.host.take()) {
             (_, None) if version == Version::HTTP_11 => Err(bad_host("no Host field")),
-            (Some(authority), _) => {
+            (Some(authority), host) => {
+                if host.is_some_and(|host| Host::parse(host.as_bytes()).is_err()) {
+                    return Err(bad_host("invalid Host field beside the authority of the target"));
+                }
                 let value = HeaderValue::from_bytes(&authority).map_err(|_| bad_host("invalid authority"))?;
                 Ok(Some(value))
             }

@@ -8,6 +8,7 @@ pub mod body;
 pub mod connection;
 pub mod exchange;
 pub mod head;
+pub mod http2;
 pub mod listener;
 mod opening;
 pub mod proxy_protocol;

@@ -13,6 +13,7 @@ use tokio::time::timeout;
 use crate::config::model::{ClientCerts, ListenAddr, Listener, Protocol};
 use crate::edge::connection::{self, Connection, Engine};
 use crate::edge::exchange::{ConnectionFacts, ListenerFacts, TlsFacts};
+use crate::edge::http2;
 use crate::edge::proxy_protocol::{self, Announced};
 use crate::edge::transport::Transport;
 use crate::header::client_address::Peer;
@@ -110,9 +111,17 @@ pub async fn serve(arrival: Arrival, engine: Engine) {
         listener,
         tls,
     };
-    let mut connection = Box::new(Connection::new(transport));
-    connection.buf = received;
-    connection::serve(connection, Arc::new(facts), engine, open, conversation).await;
+    let facts = Arc::new(facts);
+    match transport {
+        Transport::Tls(stream) if stream.peer().agreed().alpn_protocol() == Some(b"h2") => {
+            Box::pin(http2::serve(stream, facts, engine, open, conversation)).await;
+        }
+        transport => {
+            let mut connection = Box::new(Connection::new(transport));
+            connection.buf = received;
+            connection::serve(connection, facts, engine, open, conversation).await;
+        }
+    }
     drop(permit);
 }
 

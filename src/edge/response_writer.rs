@@ -95,7 +95,7 @@ fn put_field(out: &mut BytesMut, name: &[u8], value: &[u8]) {
 }
 
 /// Fields that the app's Connection field names beside the standard ones.
-fn nominated(response: &ResponseHeader) -> Vec<HeaderName> {
+pub(super) fn nominated(response: &ResponseHeader) -> Vec<HeaderName> {
     let values = || response.headers.get_all(header::CONNECTION).iter().map(HeaderValue::as_bytes);
     if ConnectionOptions::parse(values()).others { listed_fields(values()).collect() } else { Vec::new() }
 }
@@ -123,8 +123,13 @@ thread_local! {
     static DATE: RefCell<(u64, String)> = const { RefCell::new((0, String::new())) };
 }
 
-/// `Date: …`, formatted once a second on each thread.
+/// `Date: …`
 fn put_date(out: &mut BytesMut) {
+    date(|date| put_field(out, b"Date", date.as_bytes()));
+}
+
+/// The date, formatted once a second on each thread (RFC 9110 section 5.6.7).
+pub(super) fn date<T>(take: impl FnOnce(&str) -> T) -> T {
     let now = SystemTime::now();
     let second = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     DATE.with_borrow_mut(|(at, text)| {
@@ -132,8 +137,8 @@ fn put_date(out: &mut BytesMut) {
             *text = httpdate::fmt_http_date(now);
             *at = second;
         }
-        put_field(out, b"Date", text.as_bytes());
-    });
+        take(text)
+    })
 }
 
 #[cfg(test)]

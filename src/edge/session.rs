@@ -1,15 +1,16 @@
-//! One request of an HTTP/1.x client, from its head to the last byte of the answer.
+//! One request of a client, from its head to the last byte of the answer.
 //!
 //! The connection's driver owns it. While an exchange with the app runs, Pingora holds it (see [`engine`]); before and after,
 //! the steps in `proxy` use it directly: the request body is received, the queue is waited in, and what the client has not
 //! taken of the response is written, all at the cost of this struct alone.
 //!
-//! `body` receives, `reply` writes, `wait` is what both wait by.
+//! `body` receives, `reply` writes, `wait` is what both wait by; `wire` is the client's end, HTTP/1.x or HTTP/2.
 
 mod body;
 pub mod engine;
 mod reply;
 mod wait;
+mod wire;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,11 +21,14 @@ use pingora_error::{Error, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use tokio::time::Instant;
 
+use crate::edge::alarm::Alarm;
 use crate::edge::body::{BodyReader, Step};
 use crate::edge::connection::Connection;
 use crate::edge::exchange::{Accepted, Exchange};
+use crate::edge::http2::stream::Stream;
 use crate::edge::response_writer::Framing;
 use crate::edge::session::reply::{Backlog, WritePatience};
+use crate::edge::session::wire::{Http1, Wire};
 use crate::proxy::rejection::Reason;
 use crate::spool::Spooled;
 use crate::upstream::flow::Flow;
@@ -45,17 +49,17 @@ pub enum Returned {
     Linger(Box<Connection>),
 }
 
-/// One request of an HTTP/1.x client.
+/// One request of a client.
 #[derive(Debug)]
 #[allow(clippy::struct_excessive_bools)] // Independent facts, each read in one place.
 pub struct Session {
-    connection: Box<Connection>,
+    wire: Wire,
+    /// The timer of the connection, for as long as the session has it.
+    alarm: Alarm,
     exchange: Arc<Exchange>,
     request: RequestHeader,
     method: Method,
     version: Version,
-    /// The body as it comes from the client.
-    body: BodyReader,
     /// The body as it goes to the app, once it was received whole.
     spooled: Option<Box<Spooled>>,
     /// Whether the connection to the app could send what it was given of the body.
@@ -88,18 +92,30 @@ pub struct Session {
 }
 
 impl Session {
-    /// The session of an accepted request.
+    /// The session of a request that came over HTTP/1.x.
     #[must_use]
-    pub fn new(connection: Box<Connection>, exchange: Arc<Exchange>, accepted: Accepted) -> Self {
-        let Accepted { request, body, keep_alive, expects_continue } = accepted;
+    pub fn new(mut connection: Box<Connection>, exchange: Arc<Exchange>, accepted: Accepted) -> Self {
+        let alarm = std::mem::take(&mut connection.alarm);
+        let body = accepted.body.clone();
+        Self::over(Wire::Http1(Http1 { connection, body }), alarm, exchange, accepted)
+    }
+
+    /// The session of a request that came over HTTP/2.
+    #[must_use]
+    pub fn on_stream(stream: Stream, exchange: Arc<Exchange>, accepted: Accepted) -> Self {
+        Self::over(Wire::Http2(Box::new(stream)), Alarm::default(), exchange, accepted)
+    }
+
+    fn over(wire: Wire, alarm: Alarm, exchange: Arc<Exchange>, accepted: Accepted) -> Self {
+        let Accepted { request, keep_alive, expects_continue, .. } = accepted;
         Self {
-            connection,
+            wire,
+            alarm,
             patience: WritePatience::new(exchange.client()),
-            exchange,
             method: request.method.clone(),
-            version: request.version,
+            version: exchange.version,
+            exchange,
             request,
-            body,
             spooled: None,
             flow: None,
             gave: false,
@@ -142,7 +158,7 @@ impl Session {
     /// Whether nothing more is to be read of the request.
     #[must_use]
     pub fn is_received(&self) -> bool {
-        self.body.is_done()
+        self.wire.is_received()
     }
 
     fn fail<T>(&self, reason: Reason, kind: ErrorType, context: &'static str) -> Result<T> {
@@ -151,46 +167,55 @@ impl Session {
     }
 
     /// Gives the connection back to its driver, if the response reached its end and the next request can be told from what is
-    /// left of this one. None: it is closed.
-    pub async fn release(mut self: Box<Self>) -> Option<Returned> {
+    /// left of this one. None: it is closed, or not the request's to give.
+    pub async fn release(self: Box<Self>) -> Option<Returned> {
         let torn = !self.ended || self.backlog.as_ref().is_some_and(|backlog| !backlog.is_empty());
-        if self.discarding || torn || self.exchange.outcome.client_gone() {
+        let broken = self.discarding || torn || self.exchange.outcome.client_gone();
+        let Self { wire, alarm, exchange, keep_alive, framing, .. } = *self;
+        let Http1 { mut connection, mut body } = match wire {
+            Wire::Http1(http1) => http1,
+            Wire::Http2(stream) => {
+                stream.close(broken);
+                return None;
+            }
+        };
+        if broken {
             return None;
         }
-        if self.framing == Framing::UntilClose {
-            self.connection.transport.reset_on_close(false);
+        connection.alarm = alarm;
+        if framing == Framing::UntilClose {
+            connection.transport.reset_on_close(false);
         }
-        let whole = self.body.is_done() || (self.keep_alive && Box::pin(self.discard_body()).await);
-        if self.keep_alive && whole {
-            Some(Returned::Reuse(self.connection))
-        } else if whole && self.connection.buf.is_empty() && self.exchange.refusal.is_none() {
-            self.connection.transport.farewell();
+        let whole = body.is_done() || (keep_alive && Box::pin(discard(&mut connection, &mut body)).await);
+        if keep_alive && whole {
+            Some(Returned::Reuse(connection))
+        } else if whole && connection.buf.is_empty() && exchange.refusal.is_none() {
+            connection.transport.farewell();
             None
         } else {
-            Some(Returned::Linger(self.connection))
+            Some(Returned::Linger(connection))
         }
     }
+}
 
-    /// Reads the rest of a body that nobody wants, if it is small.
-    async fn discard_body(&mut self) -> bool {
-        let Self { body, connection, .. } = self;
-        let read = async {
-            let mut discarded = 0_u64;
-            while discarded <= DRAIN_MAX {
-                match body.step(&mut connection.buf) {
-                    Ok(Step::Data(data)) => discarded += data.len() as u64,
-                    Ok(Step::End) => return true,
-                    Ok(Step::NeedMore) => {
-                        let Connection { transport, buf, .. } = &mut **connection;
-                        if !matches!(transport.read_into(buf, BODY_READ).await, Ok(1..)) {
-                            return false;
-                        }
+/// Reads the rest of a body that nobody wants, if it is small.
+async fn discard(connection: &mut Connection, body: &mut BodyReader) -> bool {
+    let Connection { transport, buf, .. } = connection;
+    let read = async {
+        let mut discarded = 0_u64;
+        while discarded <= DRAIN_MAX {
+            match body.step(buf) {
+                Ok(Step::Data(data)) => discarded += data.len() as u64,
+                Ok(Step::End) => return true,
+                Ok(Step::NeedMore) => {
+                    if !matches!(transport.read_into(buf, BODY_READ).await, Ok(1..)) {
+                        return false;
                     }
-                    Err(_) => return false,
                 }
+                Err(_) => return false,
             }
-            false
-        };
-        tokio::time::timeout(DRAIN_TIME, read).await.unwrap_or(false)
-    }
+        }
+        false
+    };
+    tokio::time::timeout(DRAIN_TIME, read).await.unwrap_or(false)
 }

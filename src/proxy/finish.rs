@@ -103,6 +103,7 @@ fn write_line(active: &Active, request: Option<&RequestHeader>, status: u16, dur
         protocol: match (refused, exchange.version) {
             (true, _) => "",
             (false, http::Version::HTTP_10) => "HTTP/1.0",
+            (false, http::Version::HTTP_2) => "HTTP/2",
             (false, _) => "HTTP/1.1",
         },
         status,

@@ -108,6 +108,7 @@ impl Reloader {
         let new = Snapshot::prepare(config, &self.engine.shared, Some(old)).await?;
 
         self.engine.current.store(new.clone());
+        self.engine.shared.announce_reload();
         self.engine.shared.depot.set_limits(limits);
         if let Some(sink) = sink {
             self.engine.shared.access_log.retarget(sink, format(new.config.log.format));

@@ -27,6 +27,7 @@ pub struct Shared {
     draining: AtomicBool,
     drain: watch::Sender<bool>,
     refuse: watch::Sender<bool>,
+    reload: watch::Sender<()>,
     conversations: AtomicUsize,
     idle: Notify,
 }
@@ -45,6 +46,7 @@ impl Shared {
             draining: AtomicBool::new(false),
             drain: watch::Sender::new(false),
             refuse: watch::Sender::new(false),
+            reload: watch::Sender::new(()),
             conversations: AtomicUsize::new(0),
             idle: Notify::new(),
         })
@@ -70,6 +72,17 @@ impl Shared {
     #[must_use]
     pub fn drain_watch(&self) -> watch::Receiver<bool> {
         self.drain.subscribe()
+    }
+
+    /// Another configuration is in force.
+    pub fn announce_reload(&self) {
+        self.reload.send_replace(());
+    }
+
+    /// Changes with each configuration that comes into force.
+    #[must_use]
+    pub fn reload_watch(&self) -> watch::Receiver<()> {
+        self.reload.subscribe()
     }
 
     /// Refuses the requests that wait in a queue, now and from now on.

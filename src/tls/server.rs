@@ -20,7 +20,7 @@ use crate::tls::watch::FromFiles;
 use crate::tls::{pem, provider};
 
 /// What is offered to clients, the better first (RFC 7301).
-const PROTOCOLS: [&[u8]; 1] = [b"http/1.1"];
+const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
 const NEW_VERSIONS: &[&SupportedProtocolVersion] = &[&version::TLS13];
 const ALL_VERSIONS: &[&SupportedProtocolVersion] = &[&version::TLS13, &version::TLS12];
 

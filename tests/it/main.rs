@@ -11,6 +11,7 @@ mod body;
 mod connections;
 mod framing;
 mod head;
+mod hostile;
 mod limits;
 mod listeners;
 mod responses;

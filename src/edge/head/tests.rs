@@ -167,10 +167,14 @@ fn hosts_are_there_once() {
         "GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n",
         "GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
         "GET http://a/ HTTP/1.1\r\n\r\n",
+        "GET http://a/ HTTP/1.1\r\nHost: a,b\r\n\r\n",
+        "GET http://a/ HTTP/1.1\r\nHost:\r\n\r\n",
+        "GET http://a/ HTTP/1.0\r\nHost: a/b\r\n\r\n",
     ] {
         assert_eq!(refused(text.as_bytes()), Reason::BadHost, "{text:?}");
     }
     assert_eq!(read("GET / HTTP/1.0\r\n\r\n").host, None);
+    assert_eq!(read("GET http://a/ HTTP/1.0\r\n\r\n").host, Some(HeaderValue::from_static("a")));
 }
 
 #[test]

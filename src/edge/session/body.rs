@@ -10,9 +10,10 @@ use tokio::task::yield_now;
 use tokio::time::Instant;
 
 use crate::edge::alarm::{NEVER, deadline_in};
-use crate::edge::body::{BodyReader, Step};
+use crate::edge::body::Step;
 use crate::edge::session::reply::slowest;
 use crate::edge::session::wait::{AHEAD_READ, Event};
+use crate::edge::session::wire::Wire;
 use crate::edge::session::{BODY_READ, Session};
 use crate::proxy::rejection::{Reason, Rejection};
 use crate::spool::{Full, Keep, Spooled};
@@ -27,7 +28,7 @@ impl Session {
     /// Why the body is not acceptable, or cannot be kept.
     pub async fn receive(&mut self, keep: Keep) -> Result<(), Rejection> {
         let mut spooled = Spooled::new(&self.exchange.snapshot.shared.depot, keep);
-        if let BodyReader::Length(length) = self.body {
+        if let Some(length) = self.wire.announced() {
             spooled.announce(length).map_err(|full| refusal(&full))?;
         }
         loop {
@@ -54,7 +55,10 @@ impl Session {
     async fn ask_for_body(&mut self) -> Result<()> {
         if self.expects_continue && self.response.is_none() {
             self.expects_continue = false;
-            self.out.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
+            match &mut self.wire {
+                Wire::Http1(_) => self.out.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n"),
+                Wire::Http2(stream) => stream.ask_for_body(),
+            }
             return Box::pin(self.flush(Bytes::new())).await;
         }
         Ok(())
@@ -97,7 +101,7 @@ impl Session {
     pub(super) fn is_handed_on(&self) -> bool {
         match &self.spooled {
             Some(spooled) => spooled.unread() == 0,
-            None => self.body.is_done(),
+            None => self.wire.is_received(),
         }
     }
 
@@ -175,7 +179,7 @@ impl Session {
     async fn next_gathered(&mut self) -> Result<Option<Bytes>> {
         let Some(first) = self.next_body().await? else { return Ok(None) };
         let Step::Data(second) = self.step()? else { return Ok(Some(first)) };
-        let mut gathered = BytesMut::with_capacity(first.len() + second.len() + self.connection.buf.len());
+        let mut gathered = BytesMut::with_capacity(first.len() + second.len() + self.wire.ahead());
         gathered.extend_from_slice(&first);
         gathered.extend_from_slice(&second);
         while let Step::Data(data) = self.step()? {
@@ -186,7 +190,7 @@ impl Session {
 
     /// Takes the next piece out of what was read.
     fn step(&mut self) -> Result<Step> {
-        match self.body.step(&mut self.connection.buf) {
+        match self.wire.step() {
             Ok(Step::Data(data)) => {
                 self.exchange.outcome.count_body(data.len());
                 if self.exchange.outcome.body_bytes() > self.exchange.control.max_body() {
@@ -207,12 +211,12 @@ impl Session {
         let slowest = slowest(received, client.body_min_rate).saturating_sub(self.body_waited);
         let deadline = since + client.body_idle_timeout.min(slowest);
         // No more room than what is to come: it is kept for as long as the request waits.
-        let at_once = match self.body {
-            BodyReader::Length(left) => usize::try_from(left).unwrap_or(BODY_READ).clamp(1, BODY_READ),
-            _ => BODY_READ,
+        let at_once = match self.wire.announced() {
+            Some(left) => usize::try_from(left).unwrap_or(BODY_READ).clamp(1, BODY_READ),
+            None => BODY_READ,
         };
         loop {
-            match self.event(deadline, at_once).await {
+            match self.event(deadline, at_once, true).await {
                 Event::Sent => break,
                 Event::Took => {}
                 Event::Left => {
@@ -257,7 +261,7 @@ impl Session {
     /// Waits until `deadline`, unless the client ends the exchange before. Cancel safe.
     async fn watch(&mut self, deadline: Instant) -> Result<()> {
         loop {
-            match self.event(deadline, AHEAD_READ).await {
+            match self.event(deadline, AHEAD_READ, false).await {
                 // The next request, ahead of its time.
                 Event::Sent | Event::Took => {}
                 Event::Left => self.client_left()?,
@@ -273,7 +277,7 @@ impl Session {
     pub async fn departure(&mut self) {
         let far = deadline_in(NEVER);
         loop {
-            match self.event(far, AHEAD_READ).await {
+            match self.event(far, AHEAD_READ, false).await {
                 // Who does not even take an interim answer is as good as gone.
                 Event::Left | Event::Stalled | Event::Lost => return self.exchange.outcome.mark_client_gone(),
                 Event::Sent | Event::Took | Event::Late => {}

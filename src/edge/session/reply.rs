@@ -8,7 +8,7 @@ use std::io;
 use std::task::Poll;
 use std::time::Duration;
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use http::{HeaderValue, StatusCode, Version, header};
 use pingora_error::{ErrorType, Result};
 use pingora_http::ResponseHeader;
@@ -16,9 +16,9 @@ use tokio::time::Instant;
 
 use crate::config::model::{ClientLimits, MIN_RATE_GRACE};
 use crate::edge::alarm::{NEVER, deadline_in};
-use crate::edge::body::BodyReader;
 use crate::edge::response_writer::{Framing, Persistence, put_chunk_size, write_head};
 use crate::edge::session::wait::{AHEAD_READ, Event};
+use crate::edge::session::wire::{Http1, Wire};
 use crate::edge::session::{DRAIN_MAX, Session};
 use crate::edge::transport::poll_once;
 use crate::proxy::rejection::Reason;
@@ -62,13 +62,22 @@ impl Session {
             (true, Version::HTTP_10) => Persistence::KeepSaid,
             (true, _) => Persistence::Keep,
         };
-        write_head(&mut self.out, &response, framing, persistence);
-        if framing == Framing::UntilClose {
-            // Where the close is the end of the body, a clean one would make a torn body look whole, whoever drops the connection.
-            self.connection.transport.reset_on_close(true);
-        }
         self.framing = framing;
-        self.response = Some(response);
+        match &mut self.wire {
+            Wire::Http1(Http1 { connection, .. }) => {
+                write_head(&mut self.out, &response, framing, persistence);
+                if framing == Framing::UntilClose {
+                    // Where the close is the end of the body, a clean one would make a torn body look whole, whoever drops the
+                    // connection.
+                    connection.transport.reset_on_close(true);
+                }
+                self.response = Some(response);
+            }
+            Wire::Http2(stream) => {
+                self.response = Some(Box::new(ResponseHeader::build_no_case(response.status, Some(0))?));
+                stream.take_head(*response);
+            }
+        }
         Ok(())
     }
 
@@ -80,7 +89,7 @@ impl Session {
 
     /// Whether nobody wanted the body, and more of it is to come than is read to keep the connection.
     fn leaves_large_body(&self) -> bool {
-        matches!(self.body, BodyReader::Length(left) if left > DRAIN_MAX) && !self.exchange.outcome.body_touched()
+        self.wire.announced().is_some_and(|left| left > DRAIN_MAX) && !self.exchange.outcome.body_touched()
     }
 
     /// Takes a piece of the body in and sends it on.
@@ -148,7 +157,7 @@ impl Session {
             self.out.clear();
             return Ok(());
         }
-        if self.out.is_empty() && data.is_empty() {
+        if self.out.is_empty() && data.is_empty() && !self.wire.owes(self.ended) {
             return Ok(());
         }
         if self.is_drained() && self.write_now(&mut data).await.is_err() {
@@ -165,20 +174,11 @@ impl Session {
 
     /// Writes without waiting.
     async fn write_now(&mut self, data: &mut Bytes) -> io::Result<()> {
-        let Self { connection, out, patience, .. } = self;
-        while !(out.is_empty() && data.is_empty()) {
-            let write = poll_fn(|cx| connection.transport.poll_write_both(cx, out, data));
-            match poll_once(write).await {
+        let Self { wire, out, patience, ended, .. } = self;
+        while !(out.is_empty() && data.is_empty()) || wire.owes(*ended) {
+            match poll_once(poll_fn(|cx| wire.poll_send(cx, out, data, *ended))).await {
                 Poll::Pending => return Ok(()),
-                Poll::Ready(written) => match written? {
-                    0 => return Err(io::ErrorKind::WriteZero.into()),
-                    written => {
-                        patience.progress(written);
-                        let from_out = written.min(out.len());
-                        out.advance(from_out);
-                        data.advance(written - from_out);
-                    }
-                },
+                Poll::Ready(written) => patience.progress(written?),
             }
         }
         out.clear();
@@ -229,7 +229,7 @@ impl Session {
     async fn write_backlog(&mut self) -> Result<()> {
         let far = deadline_in(NEVER);
         loop {
-            match self.event(far, AHEAD_READ).await {
+            match self.event(far, AHEAD_READ, false).await {
                 Event::Took => return Ok(()),
                 // The next request, ahead of its time.
                 Event::Sent | Event::Late => {}
@@ -267,7 +267,7 @@ impl Session {
 
     /// Whether the socket was, too.
     fn is_sent(&self) -> bool {
-        self.is_drained() && !self.connection.transport.has_pending()
+        self.is_drained() && !self.wire.has_pending() && !self.wire.owes(self.ended)
     }
 
     fn mark_answered(&self) {
@@ -280,7 +280,7 @@ impl Session {
     pub(super) fn client_left(&mut self) -> Result<()> {
         self.exchange.outcome.mark_client_gone();
         self.stop_writing();
-        if self.exchange.control.finishes_without_client() && self.body.is_done() {
+        if self.exchange.control.finishes_without_client() && self.wire.is_received() {
             self.discarding = true;
             return Ok(());
         }
@@ -332,13 +332,19 @@ impl Backlog {
         Ok(!self.piece.is_empty())
     }
 
-    pub(super) fn piece(&self) -> &[u8] {
-        &self.piece
+    /// Whether there is something at hand to be written.
+    pub(super) fn has_piece(&self) -> bool {
+        !self.piece.is_empty()
     }
 
-    /// The client took `bytes` of the piece.
-    pub(super) fn took(&mut self, bytes: usize) {
-        self.piece.advance(bytes);
+    /// What is to be written next; whoever writes takes it off.
+    pub(super) fn piece(&mut self) -> &mut Bytes {
+        &mut self.piece
+    }
+
+    /// Whether nothing comes after the piece at hand.
+    pub(super) fn is_last(&self) -> bool {
+        self.spooled.unread() == 0
     }
 
     pub(super) fn is_empty(&self) -> bool {

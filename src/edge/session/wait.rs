@@ -1,17 +1,17 @@
 //! What a session waits for while others act: the client sends, takes, stalls or leaves.
 
 use std::future::poll_fn;
-use std::task::Poll;
+use std::io;
+use std::task::{Context, Poll};
 
+use bytes::{Bytes, BytesMut};
 use tokio::time::Instant;
 
-use crate::edge::connection::Connection;
 use crate::edge::session::Session;
 use crate::edge::session::reply::Backlog;
+use crate::edge::session::wire::Wire;
 
-/// Bytes that a client may send ahead of its turn; more waits in the kernel.
-const PIPELINED_MAX: usize = 16 * 1024;
-/// What is read of them at once.
+/// What is read at once of what a client sends ahead of its turn.
 pub(super) const AHEAD_READ: usize = 4 * 1024;
 
 /// What happened first.
@@ -33,10 +33,9 @@ pub(super) enum Event {
 
 impl Session {
     /// Waits until something happens, until `deadline` at the latest; meanwhile the client gets what it takes of the backlog.
-    /// Bytes from the client are read `at_once` at most. Cancel safe.
-    pub(super) async fn event(&mut self, deadline: Instant, at_once: usize) -> Event {
-        let mut until = deadline;
-        let mut waits = self.connection.transport.has_pending();
+    /// Bytes from the client are read `at_once` at most, and in HTTP/2 only where the body is wanted. Cancel safe.
+    pub(super) async fn event(&mut self, deadline: Instant, at_once: usize, wants_body: bool) -> Event {
+        let mut waits = self.wire.has_pending();
         if let Some(backlog) = &mut self.backlog {
             match backlog.fill().await {
                 Ok(filled) => waits |= filled,
@@ -46,48 +45,53 @@ impl Session {
                 }
             }
         }
-        if waits {
-            until = until.min(self.patience.deadline());
-        }
-        let Connection { transport, buf, alarm } = &mut *self.connection;
-        let backlog = &mut self.backlog;
-        // While a body is received the buffer was emptied before.
-        let watched = !self.discarding && buf.len() < PIPELINED_MAX;
+        let until = if waits { deadline.min(self.patience.deadline()) } else { deadline };
+        let Self { wire, alarm, backlog, patience, ended, discarding, .. } = self;
         let first = poll_fn(|cx| {
-            if let Some(piece) = backlog.as_deref().map(Backlog::piece).filter(|piece| !piece.is_empty()) {
-                match transport.poll_write_both(cx, piece, &[]) {
-                    Poll::Ready(Ok(written @ 1..)) => return Poll::Ready((Event::Took, written)),
-                    Poll::Ready(_) => return Poll::Ready((Event::Left, 0)),
-                    Poll::Pending => {}
-                }
-            } else if transport.has_pending() {
-                match transport.poll_send(cx) {
-                    Poll::Ready(Ok(())) => return Poll::Ready((Event::Took, 0)),
-                    Poll::Ready(Err(_)) => return Poll::Ready((Event::Left, 0)),
-                    Poll::Pending => {}
-                }
+            if let Some(sent) = ready_to_send(cx, wire, backlog.as_deref_mut(), *ended) {
+                return Poll::Ready(match sent {
+                    Ok(sent) => {
+                        patience.progress(sent);
+                        Event::Took
+                    }
+                    Err(_) => Event::Left,
+                });
             }
-            if watched {
-                match transport.poll_arrived(cx, buf, at_once) {
-                    Poll::Ready(Ok(1..)) => return Poll::Ready((Event::Sent, 0)),
-                    Poll::Ready(_) => return Poll::Ready((Event::Left, 0)),
+            if !*discarding {
+                match wire.poll_heard(cx, at_once, wants_body) {
+                    Poll::Ready(Ok(1..)) => return Poll::Ready(Event::Sent),
+                    Poll::Ready(_) => return Poll::Ready(Event::Left),
                     Poll::Pending => {}
                 }
             }
             Poll::Pending
         });
         match alarm.before(until, first).await {
-            Some((event, written)) => {
-                if let Some(backlog) = backlog
-                    && written > 0
-                {
-                    backlog.took(written);
-                    self.patience.progress(written);
-                }
-                event
-            }
+            Some(event) => event,
             None if until < deadline => Event::Stalled,
             None => Event::Late,
         }
+    }
+}
+
+/// Sends what is pending or kept back, as far as the client takes it; none where there is nothing, or it takes nothing now.
+fn ready_to_send(
+    cx: &mut Context<'_>,
+    wire: &mut Wire,
+    backlog: Option<&mut Backlog>,
+    ended: bool,
+) -> Option<io::Result<usize>> {
+    let sent = match backlog.filter(|backlog| backlog.has_piece()) {
+        Some(backlog) => {
+            let end = ended && backlog.is_last();
+            wire.poll_send(cx, &mut BytesMut::new(), backlog.piece(), end)
+        }
+        _ if wire.owes(ended) => wire.poll_send(cx, &mut BytesMut::new(), &mut Bytes::new(), ended),
+        _ if wire.has_pending() => wire.poll_pending(cx).map_ok(|()| 0),
+        _ => return None,
+    };
+    match sent {
+        Poll::Ready(sent) => Some(sent),
+        Poll::Pending => None,
     }
 }

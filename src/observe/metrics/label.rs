@@ -154,6 +154,8 @@ closed_set! {
         PerIpLimit = "per_ip_limit",
         /// A trusted peer did not say whom it speaks for, or not so that it could be understood.
         ProxyProtocol = "proxy_protocol",
+        /// An HTTP/2 client sent too many frames that ask for nothing, or a block of fields without an end.
+        Http2Flood = "http2_flood",
     }
 }
 

@@ -1,8 +1,8 @@
-//! Real Python servers from the repository's `.venv`: Gunicorn, Uvicorn, Hypercorn, Daphne.
+//! Real Python servers from the repository's `.venv`: Gunicorn, Uvicorn, Hypercorn, Daphne, Granian, uWSGI, Waitress.
 //!
 //! A TCP port is bound here and handed over as the server's standard input (`fd://0`), so nothing can take it in between,
-//! and it is closed with the server: once that is stopped, connections are refused. Directories given are relative to the
-//! repository.
+//! and it is closed with the server: once that is stopped, connections are refused. Granian and Waitress take no socket from
+//! outside, so these and uWSGI always listen on a Unix socket. Directories given are relative to the repository.
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -26,6 +26,38 @@ enum Program {
     Uvicorn,
     Hypercorn,
     Daphne,
+    Granian,
+    Uwsgi,
+    Waitress,
+}
+
+impl Program {
+    /// What it is called among the environment's programs.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Gunicorn => "gunicorn",
+            Self::Uvicorn => "uvicorn",
+            Self::Hypercorn => "hypercorn",
+            Self::Daphne => "daphne",
+            Self::Granian => "granian",
+            Self::Uwsgi => "uwsgi",
+            Self::Waitress => "waitress-serve",
+        }
+    }
+
+    fn takes_a_port(self) -> bool {
+        !matches!(self, Self::Granian | Self::Uwsgi | Self::Waitress)
+    }
+
+    /// What it is always given beside its address.
+    fn own_arguments(self) -> &'static [&'static str] {
+        match self {
+            Self::Gunicorn => &["--no-control-socket"],
+            // It ends on SIGTERM only when asked to, and serves on without an app; the app's name comes last.
+            Self::Uwsgi => &["--die-on-term", "--need-app", "--module"],
+            _ => &[],
+        }
+    }
 }
 
 /// A server to be started.
@@ -48,7 +80,7 @@ impl PythonBuilder {
             app_dir: repository().join("tests/apps"),
             arguments: Vec::new(),
             env: Vec::new(),
-            unix: false,
+            unix: !program.takes_a_port(),
             probe: "/healthz".to_owned(),
         }
     }
@@ -120,11 +152,8 @@ impl PythonBuilder {
                 other.clone()
             }
         };
-        command.args(bind_arguments(self.program, &address));
-        if self.program == Program::Gunicorn {
-            command.arg("--no-control-socket");
-        }
-        command.args(&self.arguments).arg(&self.app);
+        command.args(bind_arguments(self.program, &address)).args(&self.arguments);
+        command.args(self.program.own_arguments()).arg(&self.app);
         (Process::spawn(command, true), address)
     }
 }
@@ -138,8 +167,11 @@ fn bind_arguments(program: Program, address: &Address) -> Vec<String> {
         (Program::Gunicorn | Program::Hypercorn, None) => ["--bind".to_owned(), "fd://0".to_owned()],
         (Program::Gunicorn | Program::Hypercorn, Some(path)) => ["--bind".to_owned(), format!("unix:{path}")],
         (Program::Uvicorn | Program::Daphne, None) => ["--fd".to_owned(), "0".to_owned()],
-        (Program::Uvicorn, Some(path)) => ["--uds".to_owned(), path],
+        (Program::Uvicorn | Program::Granian, Some(path)) => ["--uds".to_owned(), path],
         (Program::Daphne, Some(path)) => ["-u".to_owned(), path],
+        (Program::Uwsgi, Some(path)) => ["--http-socket".to_owned(), path],
+        (Program::Waitress, Some(path)) => ["--unix-socket".to_owned(), path],
+        (Program::Granian | Program::Uwsgi | Program::Waitress, None) => unreachable!("it has no port"),
     };
     words.into()
 }
@@ -150,8 +182,8 @@ fn repository() -> &'static Path {
 
 #[track_caller]
 fn installed(program: Program) -> PathBuf {
-    let name = format!("{program:?}").to_lowercase();
-    let path = repository().join(".venv/bin").join(&name);
+    let name = program.name();
+    let path = repository().join(".venv/bin").join(name);
     assert!(path.exists(), "{name} is missing: run `make test` (scripts/setup.sh) first");
     path
 }
@@ -181,6 +213,21 @@ impl PythonServer {
 
     pub fn daphne(app: &str) -> PythonBuilder {
         PythonBuilder::new(Program::Daphne, app)
+    }
+
+    /// Granian, on a Unix socket; its `--interface` is among the arguments to give.
+    pub fn granian(app: &str) -> PythonBuilder {
+        PythonBuilder::new(Program::Granian, app)
+    }
+
+    /// uWSGI speaking HTTP, on a Unix socket.
+    pub fn uwsgi(app: &str) -> PythonBuilder {
+        PythonBuilder::new(Program::Uwsgi, app)
+    }
+
+    /// Waitress, on a Unix socket.
+    pub fn waitress(app: &str) -> PythonBuilder {
+        PythonBuilder::new(Program::Waitress, app)
     }
 
     /// Where it listens; displayed as an endpoint is written in the configuration.

@@ -1,0 +1,293 @@
+//! The life of an HTTP/2 connection: its streams are served each by a task of its own, and what a client can do to the connection
+//! itself is bounded (RFC 9113).
+//!
+//! The library (`h2`) frames, compresses and counts windows; it moves only while the connection's task asks it to. What it does not
+//! bound is bounded here: how long the client may take, how many streams are worked on, and frames that only cost.
+
+mod flood;
+mod request;
+pub mod stream;
+mod watched;
+
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::server::{Builder, SendResponse};
+use h2::{Reason, RecvStream};
+use http::{Request, Version};
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout};
+
+use crate::edge::alarm::{Alarm, deadline_in};
+use crate::edge::body::BodyReader;
+use crate::edge::connection::Engine;
+use crate::edge::exchange::{Accepted, ConnectionFacts, Exchange};
+use crate::edge::head::HeadLimits;
+use crate::edge::http2::stream::Stream;
+use crate::edge::http2::watched::{Trouble, Watched};
+use crate::edge::session::Session;
+use crate::observe::metrics::{OpenConnection, Refusal};
+use crate::state::Conversation;
+use crate::tls::peer::Server;
+use crate::tls::stream::TlsStream;
+
+/// Streams a client may have open at once.
+const STREAMS_MAX: u32 = 100;
+/// Requests of one connection that are worked on: those a client has given up among them.
+const LIVE_MAX: usize = 2 * STREAMS_MAX as usize;
+/// What a client may send before it is asked for more: on a stream, and on all together. What is not read yet, because its turn has
+/// not come, waits in memory.
+const STREAM_WINDOW: u32 = 256 * 1024;
+const CONNECTION_WINDOW: u32 = 512 * 1024;
+/// Of a response, what the library keeps beyond what the socket took.
+const SEND_BUFFER: usize = 32 * 1024;
+/// Heads are limited by the configuration; beyond so many times that the library answers by itself, without a log line.
+const HEADER_LIST_FACTOR: usize = 4;
+/// Streams that we have to reset because of what the client does on them, in the life of a connection.
+const RESETS_MAX: usize = 256;
+/// For a connection to end once it was told to, and nothing is under way on it.
+const CLOSING_PATIENCE: Duration = Duration::from_secs(1);
+
+type Connection = h2::server::Connection<Watched, Bytes>;
+
+/// How many requests are under way.
+#[derive(Debug, Default)]
+struct Live {
+    count: AtomicUsize,
+    changed: Notify,
+}
+
+/// One of them, until dropped.
+struct LiveRequest(Arc<Live>);
+
+impl Drop for LiveRequest {
+    fn drop(&mut self) {
+        self.0.count.fetch_sub(1, Relaxed);
+        self.0.changed.notify_one();
+    }
+}
+
+/// What happened on a connection.
+enum Event {
+    Request(Box<(Request<RecvStream>, SendResponse<Bytes>)>),
+    /// Nothing more comes.
+    Over,
+    /// It is to be told to go elsewhere.
+    Leave,
+    Trouble(Trouble),
+    /// The deadline is another one by now.
+    Again,
+}
+
+/// How far the end of a connection has come.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ending {
+    No,
+    /// The client was told; what is under way goes on.
+    Told,
+    /// It was cut off, and has until then to take the news.
+    Until(Instant),
+}
+
+/// Serves the connection until it ends.
+pub async fn serve(
+    stream: Box<TlsStream<Server>>,
+    facts: Arc<ConnectionFacts>,
+    engine: Engine,
+    open: OpenConnection,
+    conversation: Conversation,
+) {
+    let engine = Arc::new(engine);
+    let snapshot = engine.snapshot();
+    let client = &snapshot.config.client;
+    let watched = Watched::new(stream);
+    let watch = watched.watch();
+    let mut settings = Builder::new();
+    settings
+        .max_concurrent_streams(STREAMS_MAX)
+        .max_header_list_size(u32::try_from(client.header_max * HEADER_LIST_FACTOR).unwrap_or(u32::MAX))
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buffer_size(SEND_BUFFER)
+        .max_local_error_reset_streams(Some(RESETS_MAX));
+    let Ok(Ok(connection)) = timeout(client.header_timeout, settings.handshake(watched)).await else { return };
+    drop(snapshot);
+    let driver = Driver {
+        connection,
+        watch,
+        facts,
+        engine,
+        open,
+        live: Arc::default(),
+        idle_since: Instant::now(),
+        ending: Ending::No,
+        _conversation: conversation,
+    };
+    driver.run().await;
+}
+
+struct Driver {
+    connection: Connection,
+    watch: Arc<watched::Watch>,
+    facts: Arc<ConnectionFacts>,
+    engine: Arc<Engine>,
+    open: OpenConnection,
+    live: Arc<Live>,
+    /// When the last request ended, while none is under way.
+    idle_since: Instant,
+    ending: Ending,
+    _conversation: Conversation,
+}
+
+impl Driver {
+    async fn run(mut self) {
+        let mut draining = self.engine.draining.clone();
+        let mut reloads = self.engine.shared.reload_watch();
+        let mut leave = pin!(async move {
+            tokio::select! {
+                _ = draining.wait_for(|draining| *draining) => {}
+                _ = reloads.changed() => {}
+            }
+        });
+        let live = self.live.clone();
+        let mut alarm = Alarm::default();
+        let mut busy = false;
+        loop {
+            let now_busy = self.live.count.load(Relaxed) > 0;
+            if busy && !now_busy {
+                self.idle_since = Instant::now();
+            }
+            busy = now_busy;
+            self.open.set_active(busy);
+            let deadline = self.deadline(busy);
+            let changed = live.changed.notified();
+            let mut changed = pin!(changed);
+            let happened = poll_fn(|cx| {
+                match self.connection.poll_accept(cx) {
+                    Poll::Ready(Some(Ok(request))) => return Poll::Ready(Event::Request(Box::new(request))),
+                    Poll::Ready(Some(Err(error))) => {
+                        tracing::debug!(listener = self.facts.listener.label, %error, "HTTP/2 connection failed");
+                        return Poll::Ready(Event::Over);
+                    }
+                    Poll::Ready(None) => return Poll::Ready(Event::Over),
+                    Poll::Pending => {}
+                }
+                if self.ending == Ending::No && leave.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(Event::Leave);
+                }
+                if let Some(trouble) = self.watch.flood().filter(|_| !self.is_cut()) {
+                    return Poll::Ready(Event::Trouble(trouble));
+                }
+                if changed.as_mut().poll(cx).is_ready() || self.deadline(busy) < deadline {
+                    return Poll::Ready(Event::Again);
+                }
+                Poll::Pending
+            });
+            let event = match alarm.before(deadline, happened).await {
+                Some(event) => event,
+                None => match self.late(busy) {
+                    Some(event) => event,
+                    None => continue,
+                },
+            };
+            match event {
+                Event::Request(request) => self.begin(*request),
+                Event::Over => return,
+                Event::Leave => {
+                    self.connection.graceful_shutdown();
+                    self.ending = Ending::Told;
+                    self.idle_since = Instant::now();
+                }
+                Event::Trouble(trouble) => self.cut(trouble),
+                Event::Again => {}
+            }
+        }
+    }
+
+    fn is_cut(&self) -> bool {
+        matches!(self.ending, Ending::Until(_))
+    }
+
+    /// When somebody has had enough time.
+    fn deadline(&self, busy: bool) -> Instant {
+        let snapshot = self.engine.current.load();
+        let client = &snapshot.config.client;
+        let idle = match self.ending {
+            Ending::Until(end) => return end,
+            Ending::Told => self.idle_since + CLOSING_PATIENCE,
+            Ending::No => self.idle_since + client.keepalive_timeout,
+        };
+        let silent = self.watch.deadline(client.header_timeout, client.write_idle_timeout);
+        let far = deadline_in(Duration::MAX);
+        silent.unwrap_or(far).min(if busy { far } else { idle })
+    }
+
+    /// What the deadline means, now that it has come.
+    fn late(&mut self, busy: bool) -> Option<Event> {
+        if self.deadline(busy) > Instant::now() {
+            return None;
+        }
+        if self.is_cut() {
+            return Some(Event::Over);
+        }
+        let snapshot = self.engine.current.load();
+        let client = &snapshot.config.client;
+        let trouble = self.watch.silence(client.header_timeout, client.write_idle_timeout);
+        Some(Event::Trouble(trouble.unwrap_or(Trouble::Idle)))
+    }
+
+    /// Ends the connection, and tells the client why.
+    fn cut(&mut self, trouble: Trouble) {
+        let reason = match trouble {
+            Trouble::Idle | Trouble::Stalled => Reason::NO_ERROR,
+            Trouble::Flood | Trouble::LateFields => {
+                let listener = &self.facts.listener;
+                listener.metrics.record_closed(Refusal::Http2Flood);
+                tracing::debug!(listener = listener.label, ?trouble, "HTTP/2 connection cut");
+                Reason::ENHANCE_YOUR_CALM
+            }
+        };
+        self.connection.abrupt_shutdown(reason);
+        self.ending = Ending::Until(Instant::now() + CLOSING_PATIENCE);
+    }
+
+    /// Serves a request, in a task of its own.
+    fn begin(&mut self, (request, mut respond): (Request<RecvStream>, SendResponse<Bytes>)) {
+        if self.live.count.load(Relaxed) >= LIVE_MAX {
+            return respond.send_reset(Reason::REFUSED_STREAM);
+        }
+        self.live.count.fetch_add(1, Relaxed);
+        let live = LiveRequest(self.live.clone());
+        let session = self.open_session(request, respond);
+        let engine = self.engine.clone();
+        tokio::spawn(async move {
+            let _live = live;
+            crate::proxy::serve(&engine, session, &mut Arc::default()).await;
+        });
+    }
+
+    fn open_session(&self, request: Request<RecvStream>, respond: SendResponse<Bytes>) -> Box<Session> {
+        let (started, snapshot) = (std::time::Instant::now(), self.engine.snapshot());
+        let (parts, receive) = request.into_parts();
+        let limits = HeadLimits::from(&snapshot.config.client);
+        let (mut exchange, accepted) = match request::head(parts, receive.is_end_stream(), &limits) {
+            Ok(head) => Exchange::accepted(self.facts.clone(), snapshot, started, head),
+            Err(rejection) => {
+                let exchange = Exchange::refused(self.facts.clone(), snapshot, started, rejection);
+                (exchange, Accepted::nothing())
+            }
+        };
+        exchange.version = Version::HTTP_2;
+        let announced = match accepted.body {
+            BodyReader::Length(length) => Some(length),
+            _ => None,
+        };
+        let stream = Stream::new(respond, receive, announced);
+        Box::new(Session::on_stream(stream, Arc::new(exchange), accepted))
+    }
+}

@@ -1,0 +1,112 @@
+//! The strict reading of a request in HTTP/2 (RFC 9113 section 8): the library has checked its form, what it means is judged as in
+//! HTTP/1.1, by the same limits.
+
+use bytes::Bytes;
+use http::request::Parts;
+use http::{HeaderValue, Method, Version, header};
+use pingora_http::RequestHeader;
+
+use crate::edge::body::BodyReader;
+use crate::edge::head::{Fields, Head, HeadLimits, HeadSize, bad_host, escape, malformed, parse_target, too_large};
+use crate::proxy::rejection::{Reason, Rejection};
+
+/// What stands around a field line: `: ` and CRLF.
+const LINE: usize = 4;
+
+/// Makes a head of what the library has read; `ends`: there is no body.
+///
+/// # Errors
+/// The rejection to answer with.
+pub fn head(parts: Parts, ends: bool, limits: &HeadLimits) -> Result<Head, Rejection> {
+    let Parts { method, uri, mut headers, .. } = parts;
+    let target = uri.path_and_query().map(http::uri::PathAndQuery::as_str).unwrap_or_default().to_owned();
+    let size = measure(&method, &target, &headers, limits)?;
+    if uri.scheme_str().is_some_and(|scheme| !matches!(scheme, "http" | "https")) {
+        return Err(Rejection::new(Reason::BadTarget, "a scheme other than http and https"));
+    }
+    let (path, absolute) = parse_target(&method, target.as_bytes())?;
+    if path.is_empty() || absolute.is_some() {
+        return Err(Rejection::new(Reason::BadTarget, "target is not a path"));
+    }
+    let escaped = escape(path);
+    let mut request = RequestHeader::build_no_case(method, &escaped, Some(size.fields + 8))
+        .map_err(|_| Rejection::new(Reason::BadTarget, "invalid request target"))?;
+    request.set_version(Version::HTTP_11);
+    let authority = uri.authority().map(|authority| authority.as_str().as_bytes().to_vec());
+    check_host(authority.as_deref(), &headers)?;
+    if let Some(authority) = &authority {
+        let host = HeaderValue::from_bytes(authority).map_err(|_| bad_host("invalid :authority"))?;
+        headers.insert(header::HOST, host);
+    }
+    let cookies = cookies(&mut headers)?;
+    let mut fields = Fields::new(request, None);
+    let mut name = None;
+    for (next, value) in headers {
+        name = next.or(name);
+        let Some(name) = &name else { continue };
+        if value.as_bytes().trim_ascii().len() != value.len() {
+            return Err(malformed("white space around a field value"));
+        }
+        fields.field(name.as_str().as_bytes(), value)?;
+    }
+    if let Some(cookies) = cookies {
+        fields.field(b"cookie", cookies)?;
+    }
+    let body = match (ends, fields.content_length()) {
+        (true, _) => BodyReader::Done,
+        (false, Some(length)) => BodyReader::length(length),
+        (false, None) => BodyReader::chunked(),
+    };
+    let size = HeadSize { request_line: size.request_line + escaped.len() - path.len(), ..size };
+    fields.finish_with(body, Bytes::from(target), size)
+}
+
+/// The same limits as in HTTP/1.1, over what the head would be there.
+fn measure(
+    method: &Method,
+    target: &str,
+    headers: &http::HeaderMap,
+    limits: &HeadLimits,
+) -> Result<HeadSize, Rejection> {
+    let request_line = method.as_str().len() + target.len() + " ".len() + " HTTP/1.1".len();
+    if request_line > limits.request_line_max {
+        let detail = format!("request line longer than {} bytes", limits.request_line_max);
+        return Err(Rejection::new(Reason::RequestLineTooLong, detail));
+    }
+    let lengths = || headers.iter().map(|(name, value)| name.as_str().len() + value.len() + LINE);
+    let longest_field = lengths().max().unwrap_or_default().saturating_sub(2);
+    if longest_field > limits.field_max {
+        return Err(too_large(format!("field longer than {} bytes", limits.field_max)));
+    }
+    if headers.len() > limits.headers_max {
+        return Err(too_large(format!("more than {} fields", limits.headers_max)));
+    }
+    if request_line + lengths().sum::<usize>() > limits.header_max {
+        return Err(too_large(format!("head larger than {} bytes", limits.header_max)));
+    }
+    Ok(HeadSize { request_line, longest_field, fields: headers.len() + 1 })
+}
+
+/// One host: where both say it, they say the same (RFC 9113 section 8.3.1).
+fn check_host(authority: Option<&[u8]>, headers: &http::HeaderMap) -> Result<(), Rejection> {
+    let mut hosts = headers.get_all(header::HOST).iter();
+    match (authority, hosts.next(), hosts.next()) {
+        (_, _, Some(_)) => Err(bad_host("more than one Host field")),
+        (None, None, _) => Err(bad_host("neither :authority nor Host")),
+        (Some(authority), Some(host), _) if !host.as_bytes().eq_ignore_ascii_case(authority) => {
+            Err(bad_host("Host is not :authority"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The crumbs of a cookie field, which compress better apart, as one (RFC 9113 section 8.2.3).
+fn cookies(headers: &mut http::HeaderMap) -> Result<Option<HeaderValue>, Rejection> {
+    if headers.get_all(header::COOKIE).iter().nth(1).is_none() {
+        return Ok(headers.remove(header::COOKIE));
+    }
+    let crumbs: Vec<&[u8]> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    let joined = crumbs.join(b"; ".as_slice());
+    headers.remove(header::COOKIE);
+    HeaderValue::from_maybe_shared(Bytes::from(joined)).map(Some).map_err(|_| malformed("invalid field value"))
+}

@@ -1,0 +1,169 @@
+//! The byte stream below an HTTP/2 connection, looked at on its way: frames are counted, and waits for the client timed.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
+
+use crate::edge::http2::flood::Counter;
+use crate::tls::peer::Server;
+use crate::tls::stream::TlsStream;
+
+/// Why a connection is ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trouble {
+    /// Too many frames that only cost.
+    Flood,
+    /// A block of fields that does not end.
+    LateFields,
+    /// The client takes nothing of what there is for it.
+    Stalled,
+    /// Nothing was asked for a while.
+    Idle,
+}
+
+/// What was seen. The connection's task alone uses it; the lock is never waited for.
+#[derive(Debug)]
+pub struct Watch(Mutex<Seen>);
+
+#[derive(Debug)]
+struct Seen {
+    counter: Counter,
+    /// Up to when time was credited.
+    credited: Instant,
+    /// Since when a block of fields is open.
+    fields_since: Option<Instant>,
+    /// Since when the socket takes nothing.
+    stalled_since: Option<Instant>,
+}
+
+impl Watch {
+    /// Whether the client has sent more than its share of frames that only cost.
+    pub fn flood(&self) -> Option<Trouble> {
+        self.0.lock().counter.is_flooded().then_some(Trouble::Flood)
+    }
+
+    /// When a wait for the client is over, if there is one: for the end of a block of fields, or to take something.
+    pub fn deadline(&self, fields: Duration, write: Duration) -> Option<Instant> {
+        let seen = self.0.lock();
+        let (fields, write) =
+            (seen.fields_since.map(|since| since + fields), seen.stalled_since.map(|since| since + write));
+        fields.into_iter().chain(write).min()
+    }
+
+    /// Which of the two is over.
+    pub fn silence(&self, fields: Duration, write: Duration) -> Option<Trouble> {
+        let now = Instant::now();
+        let seen = self.0.lock();
+        let over = |since: Option<Instant>, patience| since.is_some_and(|since| now >= since + patience);
+        if over(seen.fields_since, fields) {
+            Some(Trouble::LateFields)
+        } else {
+            over(seen.stalled_since, write).then_some(Trouble::Stalled)
+        }
+    }
+
+    fn received(&self, bytes: &[u8]) {
+        let mut seen = self.0.lock();
+        seen.counter.received(bytes);
+        if seen.counter.is_flooded() {
+            let now = Instant::now();
+            let passed = now - seen.credited;
+            seen.credited = now;
+            seen.counter.passed(passed);
+        }
+        if !seen.counter.is_within_fields() {
+            seen.fields_since = None;
+        } else if seen.fields_since.is_none() {
+            seen.fields_since = Some(Instant::now());
+        }
+    }
+
+    fn wrote(&self, written: &Poll<io::Result<usize>>) {
+        let mut seen = self.0.lock();
+        match written {
+            Poll::Ready(Ok(count)) => {
+                seen.counter.sent(*count);
+                seen.stalled_since = None;
+            }
+            Poll::Pending if seen.stalled_since.is_none() => seen.stalled_since = Some(Instant::now()),
+            Poll::Pending | Poll::Ready(Err(_)) => {}
+        }
+    }
+}
+
+/// The stream the library reads and writes.
+#[derive(Debug)]
+pub struct Watched {
+    stream: Box<TlsStream<Server>>,
+    watch: Arc<Watch>,
+}
+
+impl Watched {
+    #[must_use]
+    pub fn new(stream: Box<TlsStream<Server>>) -> Self {
+        let seen =
+            Seen { counter: Counter::default(), credited: Instant::now(), fields_since: None, stalled_since: None };
+        Self { stream, watch: Arc::new(Watch(Mutex::new(seen))) }
+    }
+
+    /// What is seen of it.
+    #[must_use]
+    pub fn watch(&self) -> Arc<Watch> {
+        self.watch.clone()
+    }
+}
+
+impl AsyncRead for Watched {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.watch.flood().is_some() {
+            // The connection is about to be cut; its task looks next.
+            return Poll::Pending;
+        }
+        let before = buf.filled().len();
+        let read = Pin::new(&mut *this.stream).poll_read(cx, buf);
+        this.watch.received(buf.filled().get(before..).unwrap_or_default());
+        read
+    }
+}
+
+impl AsyncWrite for Watched {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let written = Pin::new(&mut *this.stream).poll_write(cx, buf);
+        this.watch.wrote(&written);
+        written
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let written = Pin::new(&mut *this.stream).poll_write_vectored(cx, bufs);
+        this.watch.wrote(&written);
+        written
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let flushed = Pin::new(&mut *this.stream).poll_flush(cx);
+        this.watch.wrote(&if flushed.is_pending() { Poll::Pending } else { Poll::Ready(Ok(0)) });
+        flushed
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.get_mut().stream).poll_shutdown(cx)
+    }
+}

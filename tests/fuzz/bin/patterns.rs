@@ -1,0 +1,4 @@
+//! `targets::patterns` under libFuzzer.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| targets::patterns::check(input));
