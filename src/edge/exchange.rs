@@ -70,6 +70,8 @@ pub struct Exchange {
     pub size: HeadSize,
     /// Whether a body was announced.
     pub has_body: bool,
+    /// Whether the client asks for a WebSocket.
+    pub upgrade: bool,
     /// Why the head was not accepted; everything else is a placeholder then.
     pub refusal: Option<Rejection>,
     pub control: Control,
@@ -115,6 +117,11 @@ impl Control {
     pub fn set_upstream_timeouts(&self, first_byte: Duration, read: Duration) {
         self.first_byte_ms.store(millis(first_byte), Relaxed);
         self.read_ms.store(millis(read), Relaxed);
+    }
+
+    /// The response is one in which the app may have nothing to tell for `pause`.
+    pub fn await_events(&self, pause: Duration) {
+        self.read_ms.fetch_max(millis(pause), Relaxed);
     }
 
     /// How long to wait for the app, from now.
@@ -280,6 +287,7 @@ impl Exchange {
             dropped: head.dropped,
             size: head.size,
             has_body: !head.body.is_done(),
+            upgrade: head.upgrade,
             refusal: None,
             control: Control::new(),
             outcome: Outcome::new(),
@@ -309,6 +317,7 @@ impl Exchange {
             dropped: Dropped::default(),
             size: HeadSize::default(),
             has_body: false,
+            upgrade: false,
             refusal: Some(refusal),
             control: Control::new(),
             outcome: Outcome::new(),

@@ -4,18 +4,20 @@
 //! large. Fields that must not reach the app are dropped here, where each is looked at once; what is done with the rest is
 //! `proxy`'s.
 
+mod fields;
+
 use std::borrow::Cow;
 
 use bytes::{Buf, Bytes, BytesMut};
-use http::{HeaderName, HeaderValue, Method, Version};
+use http::{HeaderValue, Method, Version};
 use pingora_http::RequestHeader;
+
+pub(super) use fields::Fields;
 
 use crate::config::model::ClientLimits;
 use crate::edge::body::{BodyReader, is_token_byte};
-use crate::header::hop_by_hop::{ConnectionOptions, listed_fields};
-use crate::header::request_hygiene::{FieldKind, classify};
+use crate::header::request_hygiene::FieldKind;
 use crate::proxy::rejection::{Reason, Rejection};
-use crate::route::host::Host;
 
 /// Longer methods do not exist (the registry's longest has 17 bytes).
 const METHOD_MAX: usize = 32;
@@ -34,6 +36,8 @@ pub struct Head {
     pub keep_alive: bool,
     /// `Expect: 100-continue` of an HTTP/1.1 client with a body.
     pub expects_continue: bool,
+    /// A WebSocket is asked for (RFC 6455 section 4.1), in every way that matters.
+    pub upgrade: bool,
     /// Forwarding fields as received, in order, for whoever may believe them.
     pub claims: Vec<(FieldKind, HeaderValue)>,
     pub dropped: Dropped,
@@ -297,187 +301,6 @@ pub(super) fn escape(path: &[u8]) -> Cow<'_, [u8]> {
 fn strip_scheme(target: &[u8]) -> Option<&[u8]> {
     let starts = |scheme: &[u8]| target.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme));
     [b"http://".as_slice(), b"https://"].into_iter().find(|scheme| starts(scheme)).and_then(|s| target.get(s.len()..))
-}
-
-/// What the fields of one head come to.
-pub(super) struct Fields {
-    request: RequestHeader,
-    authority: Option<Vec<u8>>,
-    host: Option<HeaderValue>,
-    content_length: Option<u64>,
-    chunked: bool,
-    connection: Vec<HeaderValue>,
-    expects_continue: bool,
-    claims: Vec<(FieldKind, HeaderValue)>,
-    dropped: Dropped,
-}
-
-impl Fields {
-    /// Of a head whose first line was read; `authority` is that of the target.
-    pub(super) fn new(request: RequestHeader, authority: Option<Vec<u8>>) -> Self {
-        Self {
-            request,
-            authority,
-            host: None,
-            content_length: None,
-            chunked: false,
-            connection: Vec::new(),
-            expects_continue: false,
-            claims: Vec::new(),
-            dropped: Dropped::default(),
-        }
-    }
-
-    fn take(&mut self, head: &Bytes, line: &[u8]) -> Result<(), Rejection> {
-        let colon = memchr::memchr(b':', line).ok_or_else(|| malformed("field line without a colon"))?;
-        let (name, value) = line.split_at_checked(colon).unwrap_or_default();
-        let value = trim(value.get(1..).unwrap_or_default());
-        // Validates as RFC 9110 section 5.5: no control bytes but tab.
-        let value =
-            HeaderValue::from_maybe_shared(head.slice_ref(value)).map_err(|_| malformed("invalid field value"))?;
-        self.field(name, value)
-    }
-
-    /// Takes one field in.
-    pub(super) fn field(&mut self, name: &[u8], value: HeaderValue) -> Result<(), Rejection> {
-        match classify(name) {
-            FieldKind::Keep | FieldKind::UserAgent | FieldKind::Referer => self.keep(name, value)?,
-            FieldKind::BadName => {
-                if name.is_empty() || !name.iter().all(|b| is_token_byte(*b)) {
-                    return Err(malformed("invalid field name"));
-                }
-                self.dropped.name += 1;
-            }
-            FieldKind::Host => {
-                if self.host.replace(value).is_some() {
-                    return Err(bad_host("more than one Host field"));
-                }
-            }
-            FieldKind::ContentLength => self.take_content_length(value.as_bytes())?,
-            FieldKind::TransferEncoding => self.take_transfer_encoding(value.as_bytes())?,
-            FieldKind::Connection => self.connection.push(value),
-            FieldKind::HopByHop | FieldKind::Upgrade => {}
-            FieldKind::Expect => {
-                if !value.as_bytes().eq_ignore_ascii_case(b"100-continue") {
-                    return Err(Rejection::from(Reason::ExpectationFailed));
-                }
-                self.expects_continue = true;
-            }
-            kind @ (FieldKind::ForwardedFor
-            | FieldKind::ForwardedProto
-            | FieldKind::ForwardedHost
-            | FieldKind::ForwardedPort
-            | FieldKind::Forwarded
-            | FieldKind::RequestId) => {
-                self.claims.push((kind, value));
-            }
-            FieldKind::Spoofable => self.dropped.spoofable += 1,
-        }
-        Ok(())
-    }
-
-    fn keep(&mut self, name: &[u8], value: HeaderValue) -> Result<(), Rejection> {
-        let name = HeaderName::from_bytes(name).map_err(|_| malformed("invalid field name"))?;
-        self.request.append_header(name, value).map_err(|_| malformed("invalid field"))?;
-        Ok(())
-    }
-
-    /// Digits alone, once: of several, even equal ones, some servers take the first and some the last.
-    fn take_content_length(&mut self, value: &[u8]) -> Result<(), Rejection> {
-        let digits = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
-        let length = std::str::from_utf8(value).ok().filter(|_| digits).and_then(|text| text.parse().ok());
-        let length = length.ok_or_else(|| framing("invalid Content-Length"))?;
-        if self.content_length.replace(length).is_some() {
-            return Err(framing("more than one Content-Length"));
-        }
-        Ok(())
-    }
-
-    fn take_transfer_encoding(&mut self, value: &[u8]) -> Result<(), Rejection> {
-        if self.chunked || !value.eq_ignore_ascii_case(b"chunked") {
-            return Err(framing("Transfer-Encoding other than chunked"));
-        }
-        self.chunked = true;
-        Ok(())
-    }
-
-    fn finish(self, target: Bytes, size: HeadSize) -> Result<Head, Rejection> {
-        let body = self.body(self.request.version)?;
-        self.finish_with(body, target, size)
-    }
-
-    /// The length that Content-Length says.
-    pub(super) fn content_length(&self) -> Option<u64> {
-        self.content_length
-    }
-
-    /// The head, where it is known otherwise how the body is framed.
-    pub(super) fn finish_with(mut self, body: BodyReader, target: Bytes, size: HeadSize) -> Result<Head, Rejection> {
-        let version = self.request.version;
-        let host = self.effective_host(version)?;
-        if let Some(host) = &host {
-            self.keep(b"host", host.clone())?;
-        }
-        if let BodyReader::Length(length) = body {
-            self.keep(b"content-length", HeaderValue::from(length))?;
-        } else if self.content_length == Some(0) {
-            self.keep(b"content-length", HeaderValue::from_static("0"))?;
-        }
-        let keep_alive = self.apply_connection(version);
-        let expects_continue = self.expects_continue && version == Version::HTTP_11 && !body.is_done();
-        Ok(Head {
-            request: self.request,
-            target,
-            host,
-            body,
-            keep_alive,
-            expects_continue,
-            claims: self.claims,
-            dropped: self.dropped,
-            size,
-        })
-    }
-
-    /// RFC 9112 section 6.3, without the tolerance for both.
-    fn body(&self, version: Version) -> Result<BodyReader, Rejection> {
-        match (self.chunked, self.content_length) {
-            (true, Some(_)) => Err(framing("both Transfer-Encoding and Content-Length")),
-            (true, None) if version == Version::HTTP_10 => Err(framing("Transfer-Encoding in HTTP/1.0")),
-            (true, None) => Ok(BodyReader::chunked()),
-            (false, length) => Ok(BodyReader::length(length.unwrap_or(0))),
-        }
-    }
-
-    /// The authority of an absolute-form target takes the place of Host (RFC 9112 section 3.2.2), which has to be one all the
-    /// same (section 3.2). Whether the one that counts is a host is judged with the rest of the request.
-    fn effective_host(&mut self, version: Version) -> Result<Option<HeaderValue>, Rejection> {
-        match (self.authority.take(), self.host.take()) {
-            (_, None) if version == Version::HTTP_11 => Err(bad_host("no Host field")),
-            (Some(authority), host) => {
-                if host.is_some_and(|host| Host::parse(host.as_bytes()).is_err()) {
-                    return Err(bad_host("invalid Host field beside the authority of the target"));
-                }
-                let value = HeaderValue::from_bytes(&authority).map_err(|_| bad_host("invalid authority"))?;
-                Ok(Some(value))
-            }
-            (None, host) => Ok(host),
-        }
-    }
-
-    /// Removes what Connection names, before any field of ours is added; whether the connection is kept (RFC 9112 section 9.3).
-    fn apply_connection(&mut self, version: Version) -> bool {
-        if self.connection.is_empty() {
-            return version == Version::HTTP_11;
-        }
-        let values: Vec<&[u8]> = self.connection.iter().map(HeaderValue::as_bytes).collect();
-        let options = ConnectionOptions::parse(values.iter().copied());
-        if options.others {
-            for name in listed_fields(values.iter().copied()) {
-                self.request.remove_header(&name);
-            }
-        }
-        !options.close && (version == Version::HTTP_11 || options.keep_alive)
-    }
 }
 
 /// Without spaces and tabs at both ends.

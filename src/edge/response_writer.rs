@@ -47,6 +47,8 @@ pub(super) enum Persistence {
     Keep,
     /// HTTP/1.0 needs it said.
     KeepSaid,
+    /// It is a WebSocket from here on.
+    Upgrade,
 }
 
 /// Appends the head to `out`.
@@ -82,6 +84,7 @@ pub(super) fn write_head(out: &mut BytesMut, response: &ResponseHeader, framing:
     match persistence {
         Persistence::Close => out.put_slice(b"Connection: close\r\n"),
         Persistence::KeepSaid => out.put_slice(b"Connection: keep-alive\r\n"),
+        Persistence::Upgrade => out.put_slice(b"Connection: Upgrade\r\nUpgrade: websocket\r\n"),
         Persistence::Keep => {}
     }
     out.put_slice(b"\r\n");

@@ -9,6 +9,7 @@
 mod body;
 pub mod engine;
 mod reply;
+mod tunnel;
 mod wait;
 mod wire;
 

@@ -10,6 +10,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::BytesMut;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 
 use crate::net::Plain;
@@ -127,15 +128,24 @@ impl Transport {
         }
     }
 
+    /// Has the kernel ask a client that says nothing whether it is still there.
+    pub fn keep_alive(&self, probes: &TcpKeepalive) {
+        // A Unix socket has nobody to ask.
+        let _ = self.with_socket(|socket| socket.set_tcp_keepalive(probes));
+    }
+
+    fn with_socket<T>(&self, act: impl FnOnce(SockRef<'_>) -> T) -> T {
+        match self {
+            Self::Plain(socket) => act(SockRef::from(socket)),
+            Self::Tls(stream) => act(SockRef::from(stream.socket())),
+        }
+    }
+
     /// Makes the close that follows a reset, or a clean one again: the only way to show a broken transfer whose end the close itself
     /// would be. A Unix socket has no resets.
     pub fn reset_on_close(&self, reset: bool) {
         let linger = reset.then_some(Duration::ZERO);
-        let socket = match self {
-            Self::Plain(socket) => socket,
-            Self::Tls(stream) => stream.socket(),
-        };
-        let _ = socket2::SockRef::from(socket).set_linger(linger);
+        let _ = self.with_socket(|socket| socket.set_linger(linger));
     }
 }
 

@@ -120,6 +120,9 @@ async fn connect(active: &mut Active, stored: Option<u64>) -> bool {
                 upstream.metrics.record_connect(time);
                 endpoint.record_connected();
             }
+            let exchange = &active.exchange;
+            active.upgrade = exchange.upgrade.then(Arc::default);
+            stream.expect(exchange.method == Method::HEAD, active.upgrade.clone());
             if let Some(length) = stored {
                 stream.expect_body(length);
             }
@@ -171,6 +174,9 @@ pub fn peer(active: &mut Active) -> Option<Box<HttpPeer>> {
 /// The exchange broke: once more, if that cannot do anything twice. `begun`: the client has seen some of the answer.
 pub fn failed(active: &mut Active, error: &Error, begun: bool) {
     let (Some(upstream), Some(lease)) = (active.upstream.clone(), &active.lease) else { return };
+    if active.is_upgraded() {
+        return;
+    }
     let outcome = &active.exchange.outcome;
     let Some(kind) = exchange_failure(error, outcome.fault()) else { return };
     let endpoint = lease.endpoint();
@@ -231,7 +237,7 @@ pub fn is_repeated(active: &mut Active) -> bool {
 pub fn explain(active: &mut Active, error: &Error) {
     let outcome = &active.exchange.outcome;
     let rejection = match (outcome.fault(), error.esource(), error.etype()) {
-        _ if active.repeat => return,
+        _ if active.repeat || active.is_upgraded() => return,
         _ if outcome.client_gone() => {
             outcome.fault().filter(|fault| fault.is_of_the_transfer()).unwrap_or(Reason::ClientClosed).into()
         }
@@ -245,11 +251,18 @@ pub fn explain(active: &mut Active, error: &Error) {
     active.rejection = Some(rejection);
 }
 
-/// Whether the connection ended within the head of a response. Pingora says it in words only (pingora-core 0.9.1
-/// `protocols/http/v1/client.rs`, `read_response`).
+/// Whether the connection ended within the head of a response (`upstream::stream` says so).
 fn is_within_head(error: &Error) -> bool {
-    let Some(context) = &error.context else { return false };
-    context.as_str().rsplit_once("bytes already read: ").is_some_and(|(_, count)| count != "0")
+    io_cause(error) == Some(io::ErrorKind::UnexpectedEof)
+}
+
+/// What the connection said, somewhere down the chain of causes.
+fn io_cause(error: &Error) -> Option<io::ErrorKind> {
+    let cause = error.cause.as_deref()?;
+    match cause.downcast_ref::<io::Error>() {
+        Some(error) => Some(error.kind()),
+        None => cause.downcast_ref::<Box<Error>>().and_then(|error| io_cause(error)),
+    }
 }
 
 /// Whether a request's body may have to be sent again.
@@ -274,6 +287,9 @@ fn exchange_failure(error: &Error, fault: Option<Reason>) -> Option<UpstreamErro
     }
     if *error.esource() != ErrorSource::Upstream {
         return None;
+    }
+    if io_cause(error) == Some(io::ErrorKind::InvalidData) {
+        return Some(UpstreamError::InvalidResponse);
     }
     Some(match error.etype() {
         ErrorType::ConnectionClosed => UpstreamError::ClosedEarly,

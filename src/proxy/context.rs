@@ -15,6 +15,7 @@ use crate::proxy::finish;
 use crate::proxy::rejection::Rejection;
 use crate::upstream::endpoint::{Endpoint, Lease};
 use crate::upstream::stream::UpstreamStream;
+use crate::upstream::upgrade::Upgrade;
 use crate::upstream::{Upstream, Wanted};
 
 /// A request that has begun.
@@ -37,6 +38,8 @@ pub struct Active {
     pub lease: Option<Lease>,
     /// The connection for the next exchange.
     pub connection: Option<UpstreamStream>,
+    /// Where the connection ends up, if the app agrees to an upgrade that the client has asked for.
+    pub upgrade: Option<Arc<Upgrade>>,
     /// The endpoint of the last attempt.
     pub endpoint: Option<Arc<Endpoint>>,
     /// Why the last connection could not be made.
@@ -97,6 +100,7 @@ impl Active {
             wanted: None,
             lease: None,
             connection: None,
+            upgrade: None,
             endpoint: None,
             unreachable: None,
             receive_time: None,
@@ -107,6 +111,12 @@ impl Active {
             rejection: None,
             finished: false,
         }
+    }
+
+    /// Whether the app has agreed to an upgrade.
+    #[must_use]
+    pub fn is_upgraded(&self) -> bool {
+        self.upgrade.as_ref().is_some_and(|upgrade| upgrade.has_happened())
     }
 
     /// Gives the endpoint free, and counts what it did.

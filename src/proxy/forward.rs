@@ -51,7 +51,10 @@ pub fn prepare(
         set(request, name.clone(), value.clone());
     }
     let config = &upstream.config;
-    if config.keepalive == Keepalive::Off {
+    if active.exchange.upgrade {
+        set(request, header::CONNECTION, HeaderValue::from_static("Upgrade"));
+        set(request, header::UPGRADE, HeaderValue::from_static("websocket"));
+    } else if config.keepalive == Keepalive::Off {
         set(request, header::CONNECTION, HeaderValue::from_static("close"));
     }
     let control = &active.exchange.control;

@@ -9,6 +9,7 @@
 //! | exchanged with the app by Pingora's engine | `exchange`, `hooks` |
 //! | the app's answer judged and edited | `response` |
 //! | or an answer of our own written | `respond`, `rejection` |
+//! | a WebSocket's bytes passed on, both ways | `tunnel`, `edge::session` |
 //! | logged and counted | `finish` |
 //!
 //! What one step leaves for the next is in `context`.
@@ -23,6 +24,7 @@ mod hooks;
 pub mod rejection;
 mod respond;
 mod response;
+mod tunnel;
 
 pub use hooks::Hooks;
 
@@ -67,6 +69,10 @@ async fn proxy(
         ready = attempt::begin(&mut session, &mut active).await;
         if ready.is_ok() {
             (session, active) = exchange::run(engine, session, active, flight).await;
+            if let Some(upgraded) = active.upgrade.take().and_then(|upgrade| upgrade.take()) {
+                tunnel::run(&mut session, &mut active, upgraded).await;
+                break;
+            }
             if !attempt::is_repeated(&mut active) {
                 break;
             }

@@ -1,6 +1,8 @@
 //! The app's answer: whether it may be passed on, and the fields that are ours.
 
-use http::{HeaderName, header};
+use std::time::Duration;
+
+use http::{HeaderName, HeaderValue, StatusCode, header};
 use pingora_error::{Error, ErrorType, Result};
 use pingora_http::ResponseHeader;
 
@@ -8,6 +10,8 @@ use crate::header::request_id::X_REQUEST_ID;
 use crate::proxy::context::Active;
 use crate::proxy::rejection::{Reason, Rejection};
 
+/// How long an app may have nothing to tell within an event stream, unless its route says otherwise.
+const EVENT_PAUSE: Duration = Duration::from_hours(1);
 const X_ACCEL_REDIRECT: HeaderName = HeaderName::from_static("x-accel-redirect");
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
@@ -17,7 +21,7 @@ const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering
 /// The app asks for an internal redirect: without one its answer would be empty.
 pub fn judge(response: &mut ResponseHeader, active: &mut Active) -> Result<()> {
     active.attempt.begun = true;
-    if response.status.is_informational() {
+    if response.status.is_informational() && response.status != StatusCode::SWITCHING_PROTOCOLS {
         return Ok(());
     }
     let attempt = &mut active.attempt;
@@ -37,6 +41,9 @@ pub fn judge(response: &mut ResponseHeader, active: &mut Active) -> Result<()> {
     if is_stream(response) {
         active.exchange.control.spool_response(false);
     }
+    if is_event_stream(response) && route_read_timeout(active).is_none() {
+        active.exchange.control.await_events(EVENT_PAUSE);
+    }
     // The rest of the family is for a proxy, not for its clients.
     let instructions: Vec<HeaderName> =
         response.headers.keys().filter(|name| name.as_str().starts_with("x-accel-")).cloned().collect();
@@ -44,6 +51,17 @@ pub fn judge(response: &mut ResponseHeader, active: &mut Active) -> Result<()> {
         response.remove_header(&name);
     }
     Ok(())
+}
+
+/// The route's own word on pauses within a response.
+fn route_read_timeout(active: &Active) -> Option<Duration> {
+    let (route, _) = active.route.and_then(|index| active.exchange.snapshot.route(index))?;
+    route.read_timeout
+}
+
+fn is_event_stream(response: &ResponseHeader) -> bool {
+    let media = response.headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+    media.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii().eq_ignore_ascii_case(b"text/event-stream")
 }
 
 /// Whether the response is one that is sent as it is made: keeping the difference for a slow client would only make what it gets

@@ -13,6 +13,8 @@ const STOP_MAX: Duration = Duration::from_secs(1);
 /// How long requests that waited for a slot may take to be refused, and how often it is looked whether they are.
 const REFUSE_MAX: Duration = Duration::from_secs(1);
 const REFUSE_STEP: Duration = Duration::from_millis(5);
+/// How long WebSockets may take to close.
+const CLOSE_MAX: Duration = Duration::from_secs(2);
 /// How long the access log may take to write what is left.
 const FLUSH_MAX: Duration = Duration::from_secs(2);
 
@@ -33,6 +35,7 @@ pub async fn leave(reloader: &Reloader, signals: &mut Signals) {
         () = told_again(signals) => Some("told to leave again, connections are cut"),
     };
     if let Some(why) = cut {
+        close_tunnels(shared).await;
         refuse_waiting(&snapshot, shared).await;
         tracing::warn!(cut = shared.conversations(), "{why}");
     }
@@ -54,6 +57,17 @@ async fn refuse_waiting(snapshot: &Snapshot, shared: &Shared) {
         }
     };
     let _ = tokio::time::timeout(REFUSE_MAX, answered).await;
+}
+
+/// Has WebSockets closed as their protocol says, so that clients connect elsewhere instead of finding out.
+async fn close_tunnels(shared: &Shared) {
+    shared.close_tunnels();
+    let closed = async {
+        while shared.tunnels() > 0 {
+            tokio::time::sleep(REFUSE_STEP).await;
+        }
+    };
+    let _ = tokio::time::timeout(CLOSE_MAX, closed).await;
 }
 
 /// Ends what is still under way with its runtime, and writes the last lines.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use futures_util::future::join_all;
 
-pub use shared::{Conversation, Shared};
+pub use shared::{Conversation, Shared, Tunnel};
 
 use crate::config::model::{Config, ListenAddr, Listener, Protocol, Route};
 use crate::observe::metrics::RouteMetrics;

@@ -28,6 +28,8 @@ pub struct Shared {
     drain: watch::Sender<bool>,
     refuse: watch::Sender<bool>,
     reload: watch::Sender<()>,
+    close_tunnels: watch::Sender<bool>,
+    tunnels: AtomicUsize,
     conversations: AtomicUsize,
     idle: Notify,
 }
@@ -47,6 +49,8 @@ impl Shared {
             drain: watch::Sender::new(false),
             refuse: watch::Sender::new(false),
             reload: watch::Sender::new(()),
+            close_tunnels: watch::Sender::new(false),
+            tunnels: AtomicUsize::new(0),
             conversations: AtomicUsize::new(0),
             idle: Notify::new(),
         })
@@ -72,6 +76,29 @@ impl Shared {
     #[must_use]
     pub fn drain_watch(&self) -> watch::Receiver<bool> {
         self.drain.subscribe()
+    }
+
+    /// Counts a connection that has left HTTP behind, until the guard is dropped.
+    #[must_use]
+    pub fn begin_tunnel(self: &Arc<Self>) -> Tunnel {
+        self.tunnels.fetch_add(1, Ordering::Relaxed);
+        Tunnel(self.clone())
+    }
+
+    /// Connections that have left HTTP behind.
+    #[must_use]
+    pub fn tunnels(&self) -> usize {
+        self.tunnels.load(Ordering::Relaxed)
+    }
+
+    /// Has them closed, now and from now on.
+    pub fn close_tunnels(&self) {
+        self.close_tunnels.send_replace(true);
+    }
+
+    /// Returns when they are to close.
+    pub async fn tunnels_closing(&self) {
+        let _ = self.close_tunnels.subscribe().wait_for(|close| *close).await;
     }
 
     /// Another configuration is in force.
@@ -117,6 +144,16 @@ impl Shared {
             }
             notified.await;
         }
+    }
+}
+
+/// A tunnel that is counted, until dropped.
+#[derive(Debug)]
+pub struct Tunnel(Arc<Shared>);
+
+impl Drop for Tunnel {
+    fn drop(&mut self) {
+        self.0.tunnels.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

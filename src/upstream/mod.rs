@@ -13,6 +13,7 @@ pub mod endpoint;
 pub mod flow;
 mod group;
 pub mod health;
+pub mod judge;
 mod keepalive;
 mod load;
 pub mod peer;
@@ -27,6 +28,7 @@ mod rig;
 pub mod selection;
 pub mod socket;
 pub mod stream;
+pub mod upgrade;
 
 use std::fmt::Display;
 use std::sync::Arc;

@@ -12,6 +12,10 @@
 //! of which [`UpstreamStream::expect_body`] makes sure here too. Where the exchange ended and the connection is not to be
 //! kept, it is closed when the server has hung up (`hang_on`); where the exchange broke, at once.
 //!
+//! # How it is read
+//! What the server sends is judged before Pingora sees it, see [`Judge`]. An upgrade that the server has agreed to is not for
+//! Pingora: it is told of an error, and the connection goes to [`Upgrade`].
+//!
 //! # How it is written
 //! No write waits and none fails, so that Pingora always gets to read: see [`Flow`].
 
@@ -28,9 +32,13 @@ use tokio::runtime::Handle;
 
 use crate::upstream::endpoint::Lease;
 use crate::upstream::flow::Flow;
+use crate::upstream::judge::{Expected, Judge, Malformed, Switched, Verdict};
 use crate::upstream::pool::Pool;
 use crate::upstream::socket::{Secured, Sight, Socket};
+use crate::upstream::upgrade::{Upgrade, Upgraded};
 
+/// What is read at once of a head that came in pieces.
+const PIECE: usize = 4 * 1024;
 /// The most that is held back so that head and body go out together.
 const HELD: usize = 16 * 1024;
 
@@ -56,6 +64,15 @@ pub struct UpstreamStream {
     /// Where the one who gives the body sees how far it got.
     flow: Option<Arc<Flow>>,
     state: State,
+    /// What follows the response; none before [`UpstreamStream::expect`].
+    judge: Option<Judge>,
+    /// Of a head that is not whole.
+    kept: BytesMut,
+    /// Judged, and not asked for yet.
+    judged: BytesMut,
+    /// Where an upgrade goes.
+    upgrade: Option<Arc<Upgrade>>,
+    switched: Option<Box<Switched>>,
     /// The slot that the app's worker occupies until it has hung up, and how long that is waited for.
     slot: Option<(Lease, Duration)>,
 }
@@ -93,6 +110,11 @@ impl UpstreamStream {
             owed: 0,
             flow: None,
             state: State::InUse,
+            judge: None,
+            kept: BytesMut::new(),
+            judged: BytesMut::new(),
+            upgrade: None,
+            switched: None,
             slot: None,
         }
     }
@@ -107,6 +129,12 @@ impl UpstreamStream {
     /// worker may have work to do behind its answer, and whatever was sent to it meanwhile would wait in its backlog.
     pub fn occupy(&mut self, slot: Lease, patience: Duration) {
         self.slot = Some((slot, patience));
+    }
+
+    /// Says what response is expected; it is judged by that. An upgrade that the server agrees to goes to `upgrade`.
+    pub fn expect(&mut self, head_only: bool, upgrade: Option<Arc<Upgrade>>) {
+        self.judge = Some(Judge::new(Expected { head_only, upgrade: upgrade.is_some() }));
+        self.upgrade = upgrade;
     }
 
     /// Says, before anything is written, that the whole body of the request lies ready and has `length` bytes as it
@@ -226,6 +254,74 @@ impl UpstreamStream {
     }
 }
 
+impl UpstreamStream {
+    /// Reads what belongs to the response. Usually a head comes whole: it is judged where it lies.
+    fn poll_judged(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let Self { socket: Some(socket), judge, kept, judged, .. } = self else { return Poll::Ready(Ok(())) };
+        let Some(judge) = judge else { return Pin::new(socket).poll_read(cx, buf) };
+        while judged.is_empty() {
+            let before = buf.filled().len();
+            let verdict = if kept.is_empty() {
+                ready!(Pin::new(&mut *socket).poll_read(cx, buf))?;
+                let arrived = buf.filled().get(before..).unwrap_or_default();
+                if arrived.is_empty() {
+                    return Poll::Ready(Ok(()));
+                }
+                let verdict = judge.judge(arrived).map_err(malformed)?;
+                if let Verdict::Pass(passed) = verdict {
+                    if let Some(rest) = arrived.get(passed..).filter(|rest| !rest.is_empty()) {
+                        kept.extend_from_slice(rest);
+                        buf.set_filled(before + passed);
+                    }
+                    return Poll::Ready(Ok(()));
+                }
+                kept.extend_from_slice(arrived);
+                buf.set_filled(before);
+                verdict
+            } else if judge.is_done() {
+                // What stands behind the response is nobody's.
+                return Poll::Ready(Ok(()));
+            } else {
+                if ready!(poll_append(socket, cx, kept))? == 0 {
+                    return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+                }
+                judge.judge(kept).map_err(malformed)?
+            };
+            match verdict {
+                Verdict::Wait => {}
+                Verdict::Pass(passed) => *judged = kept.split_to(passed),
+                Verdict::Switched(head, switched) => {
+                    kept.advance(head);
+                    self.switched = Some(switched);
+                    self.upgrade.iter().for_each(|upgrade| upgrade.note());
+                    return Poll::Ready(Err(io::Error::other("the connection was upgraded")));
+                }
+            }
+        }
+        let given = judged.len().min(buf.remaining());
+        buf.put_slice(&judged.split_to(given));
+        Poll::Ready(Ok(()))
+    }
+
+    /// Whether the response came to its end, and nothing stands behind it.
+    fn is_clean(&self) -> bool {
+        self.kept.is_empty() && self.judged.is_empty() && self.judge.as_ref().is_none_or(Judge::is_done)
+    }
+}
+
+/// Reads more of what has begun.
+fn poll_append(socket: &mut Socket, cx: &mut Context<'_>, to: &mut BytesMut) -> Poll<io::Result<usize>> {
+    let mut piece = [0; PIECE];
+    let mut read = ReadBuf::new(&mut piece);
+    ready!(Pin::new(socket).poll_read(cx, &mut read))?;
+    to.extend_from_slice(read.filled());
+    Poll::Ready(Ok(read.filled().len()))
+}
+
+fn malformed(malformed: Malformed) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, malformed.0)
+}
+
 impl AsyncRead for UpstreamStream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
@@ -241,9 +337,8 @@ impl AsyncRead for UpstreamStream {
         this.use_on();
         this.heed(cx);
         this.send_rest(cx);
-        let Some(socket) = this.socket.as_mut() else { return Poll::Ready(Ok(())) };
         let before = buf.filled().len();
-        let result = ready!(Pin::new(socket).poll_read(cx, buf));
+        let result = ready!(this.poll_judged(cx, buf));
         if result.is_err() || buf.filled().len() == before {
             this.state = State::Over;
         }
@@ -301,8 +396,12 @@ impl AsyncWrite for UpstreamStream {
 impl Drop for UpstreamStream {
     fn drop(&mut self) {
         let Some(socket) = self.socket.take() else { return };
+        if let (Some(switched), Some(upgrade)) = (self.switched.take(), &self.upgrade) {
+            let received = std::mem::take(&mut self.kept);
+            return upgrade.fill(Upgraded { socket, received, fields: switched.fields });
+        }
         match self.state {
-            State::Asked if self.owed == 0 && self.held.is_empty() => {
+            State::Asked if self.owed == 0 && self.held.is_empty() && self.is_clean() => {
                 self.pool.put(socket, self.tls.take(), self.generation);
             }
             State::Asked | State::Ended => hang_on(socket, self.slot.take()),

@@ -56,7 +56,11 @@ fn an_endpoint_that_can_be_connected_to_again_is_not_asked_over_old_connections_
             connection.answer(200, "here");
         }
     });
-    let gateway = one_app(origin.address(), "health = { interval = \"1h\" }\nqueue = { timeout = \"10s\" }");
+    let gateway = one_app(
+        origin.address(),
+        "health = { interval = \"1h\" }\nqueue = { timeout = \"10s\" }\nkeepalive_timeout = \"1m\"",
+    );
+    crate::queue::checked(&gateway, 1);
     gateway.get("/").expect(200);
     let Address::Unix(path) = origin.address() else { panic!("a Unix socket") };
     let away = path.with_extension("away");
@@ -221,19 +225,18 @@ fn a_request_is_held_with_its_whole_body() {
         let address = if unix { Address::Unix(dir.path().join("app.sock")) } else { gone.address().clone() };
         let gateway = one_app(&address, "max_in_flight = 1");
         // Held in memory, and in a file.
-        let mut clients: Vec<Client> = [0, 100, 1_000_000]
-            .map(|length| {
-                let mut client = gateway.connect();
-                client.send_request("POST", "/", &[], vec![b'x'; length]);
-                client
-            })
-            .into();
-        eventually("all wait for the app", || {
-            // One of them may be asking whether it is back.
-            (gateway.metrics().value("propylon_queue_depth", &[]) >= Some(2.0)).then_some(())
-        });
+        let mut clients: Vec<Client> = Vec::new();
+        for (length, waiting) in [(1_000_000, 1.0), (100, 1.0), (0, 2.0)] {
+            let mut client = gateway.connect();
+            client.send_request("POST", "/", &[], vec![b'x'; length]);
+            clients.push(client);
+            eventually("it waits for the app", || {
+                // One of them may be asking whether it is back.
+                (gateway.metrics().value("propylon_queue_depth", &[]) >= Some(waiting)).then_some(())
+            });
+        }
         let origin = counting(&address);
-        for (client, length) in clients.iter_mut().zip(["0", "100", "1000000"]) {
+        for (client, length) in clients.iter_mut().zip(["1000000", "100", "0"]) {
             assert_eq!(client.response_to("POST").expect(200).text(), length);
         }
         assert_eq!(origin.requests().len(), 3);

@@ -523,10 +523,12 @@ fn reloads_at_the_same_time_follow_one_another() {
     });
     let generation = gateway.metrics().value("propylon_config_generation", &[]);
     assert_eq!(generation, Some(f64::from(u32::try_from(count).unwrap() + 1)));
-    let applied: Vec<_> =
-        gateway.log().into_iter().filter_map(|line| Some(line.split_once("generation=")?.1.to_owned())).collect();
+    let applied = || -> Vec<_> {
+        gateway.log().into_iter().filter_map(|line| Some(line.split_once("generation=")?.1.to_owned())).collect()
+    };
+    eventually("each has its log line", || (applied().len() == count).then_some(()));
     let in_order: Vec<_> = (2..=count + 1).map(|generation| generation.to_string()).collect();
-    assert_eq!(applied, in_order);
+    assert_eq!(applied(), in_order);
 }
 
 #[test]

@@ -54,7 +54,7 @@ section! {
         /// How long the app may take until the first byte of its response, or take nothing of the request; then
         /// 504. A route may set its own.
         first_byte_timeout: Timeout = r#""60s""#,
-        /// How long the app may pause within a response. A route may set its own.
+        /// How long the app may pause within a response; within an event stream at least an hour, unless a route sets its own.
         read_timeout: Timeout = r#""60s""#,
         /// What happens at the app when the client leaves: `"finish"` lets it end its work and counts it busy until
         /// then, `"close"` closes the connection, so that an ASGI app sees `http.disconnect`. Default: the preset's,

@@ -43,7 +43,7 @@ fn refused(input: &[u8]) -> Reason {
 }
 
 fn names(head: &Head) -> Vec<&str> {
-    let mut names: Vec<_> = head.request.headers.keys().map(HeaderName::as_str).collect();
+    let mut names: Vec<_> = head.request.headers.keys().map(http::HeaderName::as_str).collect();
     names.sort_unstable();
     names
 }

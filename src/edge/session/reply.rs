@@ -81,6 +81,14 @@ impl Session {
         Ok(())
     }
 
+    /// Takes in the head by which the app agrees to a WebSocket; what follows is [`Session::tunnel`]'s.
+    pub fn take_switch(&mut self, response: Box<ResponseHeader>) {
+        write_head(&mut self.out, &response, Framing::None, Persistence::Upgrade);
+        self.framing = Framing::None;
+        self.keep_alive = false;
+        self.response = Some(response);
+    }
+
     /// The app said something: its time begins anew, for what it says and for what it takes.
     fn record_heard(&mut self) {
         self.app_wait = None;
