@@ -36,7 +36,7 @@ fn collect(value: &DeValue<'_>, path: &str, shown: &mut BTreeSet<String>) {
             for (key, value) in table {
                 let inner = match path {
                     "" => key.get_ref().to_string(),
-                    "upstreams" => format!("{path}.*"),
+                    "upstreams" | "security_headers" => format!("{path}.*"),
                     _ => format!("{path}.{}", key.get_ref()),
                 };
                 collect(value.get_ref(), &inner, shown);

@@ -38,6 +38,8 @@ pub struct Config {
     pub upstreams: Vec<Upstream>,
     /// In the order of the file.
     pub routes: Vec<Route>,
+    /// The set of security fields of answers without a route.
+    pub security: SecurityHeaders,
     /// Own bodies for our own answers, by status.
     pub error_pages: BTreeMap<u16, Arc<ErrorPage>>,
 }
@@ -221,6 +223,14 @@ pub struct Route {
     pub read_timeout: Option<Duration>,
     pub request_headers: HeaderEdits,
     pub response_headers: HeaderEdits,
+    pub security: SecurityHeaders,
+}
+
+/// What answers say to protect whoever reads them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SecurityHeaders {
+    /// `Strict-Transport-Security`, over HTTPS alone.
+    pub hsts: Option<HeaderValue>,
 }
 
 /// Who goes first where requests wait for an endpoint.

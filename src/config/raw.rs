@@ -2,16 +2,18 @@
 //! from it.
 //!
 //! A field is `None` where the key is absent and has no default, and where its value was refused, which has been
-//! reported by then. What the values mean together is for `validate`. The keys of an upstream, of a route and of TLS have
-//! files of their own.
+//! reported by then. What the values mean together is for `validate`. The keys of an upstream, of a route, of TLS and of
+//! security fields have files of their own.
 
 mod route;
+mod security;
 mod tls;
 mod upstream;
 
 use std::time::Duration;
 
 pub use route::{HeaderEdits, Redirect, Respond, Route};
+pub use security::SecurityHeaders;
 pub use tls::{Certificate, ClientCerts, Tls, TlsListener};
 pub use upstream::{Ejection, Endpoint, Health, Queue, Retry, Upstream, UpstreamTls};
 
@@ -41,6 +43,9 @@ section! {
         upstreams: Table<Upstream> = "{}",
         /// What happens to which request. The order of the routes only matters among regular expressions.
         routes: Vec<At<Route>> = "[]",
+        /// Sets of security fields under names that routes refer to. `basic` is there without being written, and what a route
+        /// has that names none.
+        security_headers: Table<SecurityHeaders> = "{}",
         /// Own pages for answers the gateway gives itself, such as 503 while the app is down. The name is the status,
         /// 400 to 599; the value is a file, read once when the configuration is loaded, relative to the configuration
         /// file. Its extension gives the media type: `.html`, `.json` or `.txt`. An app's own errors are passed on as
@@ -49,7 +54,7 @@ section! {
         /// Example: `"503" = "/etc/propylon/503.html"`
         error_pages: Table<PageFile> = "{}",
     }
-    later ["redis", "security_headers", "cache"]
+    later ["redis", "cache"]
 }
 
 section! {

@@ -25,6 +25,8 @@ pub struct Active {
     pub request_id: HeaderValue,
     /// The client after `trusted_proxies` was applied; none for a Unix-socket peer that said nothing.
     pub client: Option<IpAddr>,
+    /// Whether the client has come over HTTPS, as far as is known.
+    pub https: bool,
     /// Index into the snapshot's routes.
     pub route: Option<usize>,
     /// The request in its route's metrics.
@@ -84,7 +86,7 @@ impl Active {
     pub fn begin(exchange: Arc<Exchange>) -> Self {
         let origin = origin(&exchange);
         let ids = claims(&exchange, FieldKind::RequestId);
-        let client = origin.client;
+        let (client, https) = (origin.client, origin.https);
         let request_id = request_id::decide(ids, origin.peer_trusted);
         let metrics = &exchange.snapshot.shared.metrics;
         (0..exchange.dropped.name).for_each(|_| metrics.record_field_dropped(FieldDrop::Name));
@@ -93,6 +95,7 @@ impl Active {
             exchange,
             request_id,
             client,
+            https,
             route: None,
             counted: None,
             upstream: None,

@@ -102,12 +102,20 @@ pub fn edit(response: &mut ResponseHeader, active: &Active) -> Result<()> {
     edit_for_route(response, active)
 }
 
-/// The route's own additions and removals, on the app's answers and on ours.
+/// Security fields, and the route's own additions and removals, on the app's answers and on ours.
 ///
 /// # Errors
 /// None that a valid configuration can cause.
 pub fn edit_for_route(response: &mut ResponseHeader, active: &Active) -> Result<()> {
-    let Some((route, _)) = active.route.and_then(|index| active.exchange.snapshot.route(index)) else { return Ok(()) };
+    let snapshot = &active.exchange.snapshot;
+    let route = active.route.and_then(|index| snapshot.route(index)).map(|(route, _)| route);
+    let security = route.map_or(&snapshot.config.security, |route| &route.security);
+    if let Some(hsts) = security.hsts.as_ref().filter(|_| active.https)
+        && !response.headers.contains_key(header::STRICT_TRANSPORT_SECURITY)
+    {
+        response.insert_header(header::STRICT_TRANSPORT_SECURITY, hsts.clone())?;
+    }
+    let Some(route) = route else { return Ok(()) };
     for name in &route.response_headers.remove {
         response.remove_header(name);
     }

@@ -21,6 +21,7 @@ mod timeouts;
 mod examples;
 mod forwarding;
 mod hosts;
+mod hsts;
 mod python_servers;
 mod routing;
 

@@ -57,8 +57,10 @@ section! {
         request_headers: HeaderEdits = "{}",
         /// Fields changed on the way to the client.
         response_headers: HeaderEdits = "{}",
+        /// The set of security fields on its answers: a name under `[security_headers]`, or `"off"`.
+        security_headers: String = r#""basic""#,
     }
-    later ["rate_limit", "access", "security_headers", "cors"]
+    later ["rate_limit", "access", "cors"]
 }
 
 section! {

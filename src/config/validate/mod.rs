@@ -10,6 +10,7 @@ mod headers;
 mod listeners;
 mod route;
 mod route_clashes;
+mod security;
 mod server;
 mod spool;
 mod tls;
@@ -37,8 +38,9 @@ pub fn build(raw: Gateway, source: Option<&Path>, base: &Path, report: &mut Repo
     let server = server::build(&mut raw_server, base, report);
     let client = given(raw_server.client);
     let spool = spool::build(given(raw.spool), report);
-    let bodies = route::Bodies { max_body: client.max_body.as_ref(), spool: &spool };
-    let routes = route::build_all(given(raw.routes), &upstreams, &bodies, &server.allowed_hosts, report);
+    let sets = security::build(given(raw.security_headers), report);
+    let common = route::Common { max_body: client.max_body.as_ref(), spool: &spool, security: &sets };
+    let routes = route::build_all(given(raw.routes), &upstreams, &common, &server.allowed_hosts, report);
     let client = server::build_client(client, report);
     upstream_clashes::check(&upstreams, &routes, &server.addresses(), report);
     Config {
@@ -48,6 +50,7 @@ pub fn build(raw: Gateway, source: Option<&Path>, base: &Path, report: &mut Repo
         tls: tls::build(raw_tls, base, report),
         log: server::build_log(&given(raw.log)),
         spool: spool.value,
+        security: sets.basic(),
         error_pages: error_pages::read_all(given(raw.error_pages), base, report),
         upstreams: upstreams.into_iter().map(|upstream| upstream.value).collect(),
         routes,

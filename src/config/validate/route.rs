@@ -12,24 +12,26 @@ use super::super::schema::refuse_repeats;
 use super::super::value::{Size, path_is_inside};
 use super::super::walk::quoted;
 use super::headers::{self, Way};
+use super::security::Sets;
 use super::server::find_upstream;
 use super::upstream::Built;
 use super::{given, route_clashes, spool};
 
 const ACTIONS: [&str; 3] = ["upstream", "respond", "redirect"];
 
-/// What a route's bodies are measured against.
-pub(super) struct Bodies<'a> {
+/// What routes share, and are measured against.
+pub(super) struct Common<'a> {
     /// `server.client.max_body`; none where it was refused.
     pub max_body: Option<&'a At<Size>>,
     pub spool: &'a spool::Built,
+    pub security: &'a Sets,
 }
 
 /// Every route, in the order of the file.
 pub(super) fn build_all(
     list: Vec<At<raw::Route>>,
     upstreams: &[Built],
-    bodies: &Bodies<'_>,
+    common: &Common<'_>,
     allowed_hosts: &[HostPattern],
     report: &mut Report,
 ) -> Vec<Route> {
@@ -44,7 +46,7 @@ pub(super) fn build_all(
         names.push(route.value.name.as_ref().map(|name| name.place.clone()));
         // A pattern that was refused has no stand-in that could not clash with another route.
         let has_path = route.value.path.is_some();
-        let built = build(route.value, &route.place, upstreams, bodies, report);
+        let built = build(route.value, &route.place, upstreams, common, report);
         places.push(has_path.then_some(route.place));
         routes.push(built);
     }
@@ -53,11 +55,11 @@ pub(super) fn build_all(
     routes
 }
 
-fn build(raw: raw::Route, place: &Place, upstreams: &[Built], bodies: &Bodies<'_>, report: &mut Report) -> Route {
+fn build(raw: raw::Route, place: &Place, upstreams: &[Built], common: &Common<'_>, report: &mut Report) -> Route {
     check_actions(&raw, place, report);
     check_forwarding_only(&raw, report);
     check_strip_prefix(&raw, report);
-    let max_body = max_body(&raw, upstreams, bodies, report);
+    let max_body = max_body(&raw, upstreams, common, report);
     if let Some(name) = &raw.name
         && (name.value.is_empty() || name.value.len() > 200 || name.value.chars().any(char::is_control))
     {
@@ -83,6 +85,7 @@ fn build(raw: raw::Route, place: &Place, upstreams: &[Built], bodies: &Bodies<'_
         read_timeout: timeouts.read.map(|timeout| timeout.value.0),
         request_headers: headers::build(given(raw.request_headers), Way::Request, report),
         response_headers: headers::build(given(raw.response_headers), Way::Response, report),
+        security: common.security.of(raw.security_headers.as_ref(), report),
     }
 }
 
@@ -125,17 +128,17 @@ fn check_forwarding_only(raw: &raw::Route, report: &mut Report) {
 }
 
 /// Its own limit or that of all, which must fit the spool where its requests are buffered.
-fn max_body(raw: &raw::Route, upstreams: &[Built], bodies: &Bodies<'_>, report: &mut Report) -> u64 {
+fn max_body(raw: &raw::Route, upstreams: &[Built], common: &Common<'_>, report: &mut Report) -> u64 {
     let refused = |key: &str, is_read: bool| raw.written.contains(&key) && !is_read;
     if refused("max_body", raw.max_body.is_some()) || refused("buffer_requests", raw.buffer_requests.is_some()) {
         return 0;
     }
-    let Some(max_body) = raw.max_body.as_ref().or(bodies.max_body) else { return 0 };
+    let Some(max_body) = raw.max_body.as_ref().or(common.max_body) else { return 0 };
     let upstream =
         raw.upstream.as_ref().and_then(|name| upstreams.iter().find(|built| *built.value.name == *name.value));
     let own = raw.buffer_requests.as_ref().map(|buffer| buffer.value);
     if upstream.is_some_and(|upstream| own.unwrap_or(upstream.value.buffer_requests)) {
-        bodies.spool.check_body(max_body, report);
+        common.spool.check_body(max_body, report);
     }
     max_body.value.0
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::*;
-use crate::config::model::{Action, HeaderEdits};
+use crate::config::model::{Action, HeaderEdits, SecurityHeaders};
 use crate::route::pattern::Pattern;
 
 fn route(hosts: &[HostPattern], path: PathPattern, methods: &[&str]) -> Route {
@@ -25,6 +25,7 @@ fn route(hosts: &[HostPattern], path: PathPattern, methods: &[&str]) -> Route {
         read_timeout: None,
         request_headers: HeaderEdits::default(),
         response_headers: HeaderEdits::default(),
+        security: SecurityHeaders::default(),
     }
 }
 
