@@ -20,6 +20,7 @@ use crate::upstream::{Upstream, Wanted};
 
 /// A request that has begun.
 #[derive(Debug)]
+#[allow(clippy::struct_excessive_bools)] // Independent facts, each read in one place.
 pub struct Active {
     pub exchange: Arc<Exchange>,
     pub request_id: HeaderValue,
