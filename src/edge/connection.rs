@@ -77,6 +77,12 @@ impl Engine {
     pub fn snapshot(&self) -> Arc<Snapshot> {
         self.current.load_full()
     }
+
+    /// Ready when the process leaves and whoever has not begun yet has had his time.
+    pub async fn out_of_patience(&mut self) {
+        let _ = self.draining.wait_for(|draining| *draining).await;
+        tokio::time::sleep(LEAVING_PATIENCE).await;
+    }
 }
 
 /// Why there is no next request.
@@ -99,7 +105,7 @@ pub async fn serve(
     let mut first = true;
     loop {
         if connection.buf.is_empty() && !wait_for_request(&mut connection, first, &mut engine).await {
-            return;
+            return connection.transport.farewell();
         }
         first = false;
         open.set_active(true);
@@ -107,7 +113,7 @@ pub async fn serve(
         let started = Instant::now();
         let head = match read_head(&mut connection, &snapshot, started).await {
             Ok(head) => Ok(head),
-            Err(Ended::Quietly) => return,
+            Err(Ended::Quietly) => return connection.transport.farewell(),
             Err(Ended::With(rejection)) => Err(rejection),
         };
         let session = open_session(connection, &facts, snapshot, started, head);
@@ -135,9 +141,10 @@ async fn wait_for_request(connection: &mut Connection, first: bool, engine: &mut
         deadline_in(if first { client.header_timeout } else { client.keepalive_timeout })
     };
     let leaving = async {
-        let _ = engine.draining.wait_for(|draining| *draining).await;
         if first {
-            tokio::time::sleep(LEAVING_PATIENCE).await;
+            engine.out_of_patience().await;
+        } else {
+            let _ = engine.draining.wait_for(|draining| *draining).await;
         }
     };
     tokio::select! {

@@ -73,14 +73,14 @@ struct Begun {
 }
 
 /// Serves a connection from its first byte to its last.
-pub async fn serve(arrival: Arrival, engine: Engine) {
+pub async fn serve(arrival: Arrival, mut engine: Engine) {
     let Arrival { mut socket, peer, place, listener, way, open, conversation } = arrival;
     let snapshot = engine.snapshot();
     let mut received = BytesMut::new();
     let patience = snapshot.config.client.header_timeout;
     let mut peer = peer.map(|peer| SocketAddr::new(peer.ip().to_canonical(), peer.port()));
     if way.listener.proxy_protocol && is_trusted(peer, &snapshot) {
-        match timeout(patience, announced(&mut socket, &mut received)).await {
+        match timeout(patience, unless_leaving(announced(&mut socket, &mut received), &mut engine)).await {
             Ok(Ok(Announced::Peer)) => {}
             Ok(Ok(Announced::Client(client))) => peer = Some(client),
             Ok(Err(_)) | Err(_) => {
@@ -100,7 +100,7 @@ pub async fn serve(arrival: Arrival, engine: Engine) {
         Protocol::Http => Some(Begun { transport: Transport::Plain(socket), received, tls: None }),
         Protocol::Https { client_certs } => {
             // Boxed: it is over when the connection is served.
-            Box::pin(secure(socket, received, client_certs.as_ref(), patience, &listener, &way)).await
+            Box::pin(secure(socket, received, client_certs.as_ref(), patience, &listener, &way, &mut engine)).await
         }
     };
     let Some(Begun { transport, received, tls }) = begun else { return };
@@ -130,6 +130,15 @@ fn is_trusted(peer: Option<SocketAddr>, snapshot: &Snapshot) -> bool {
     peer.is_trusted(&snapshot.config.server.trusted_proxies)
 }
 
+/// A process that is leaving waits for nobody's beginnings but a little.
+async fn unless_leaving<T>(beginning: impl Future<Output = io::Result<T>>, engine: &mut Engine) -> io::Result<T> {
+    tokio::select! {
+        biased;
+        begun = beginning => begun,
+        () = engine.out_of_patience() => Err(io::Error::other("the gateway is leaving")),
+    }
+}
+
 /// Reads the header of the PROXY protocol; what was read behind it stays in `received`.
 async fn announced(socket: &mut Plain, received: &mut BytesMut) -> io::Result<Announced> {
     loop {
@@ -152,11 +161,12 @@ async fn secure(
     patience: Duration,
     listener: &ListenerFacts,
     way: &Way,
+    engine: &mut Engine,
 ) -> Option<Begun> {
     let settings = way.tls.as_ref()?.settings(client_certs)?;
     let server = Server::new(settings).ok()?;
     let mut stream = Box::new(TlsStream::new(socket, server, received));
-    match timeout(patience, stream.handshake()).await {
+    match timeout(patience, unless_leaving(stream.handshake(), engine)).await {
         Ok(Ok(())) => {
             let agreed = stream.peer().agreed();
             let resumed = agreed.handshake_kind() == Some(HandshakeKind::Resumed);

@@ -111,22 +111,28 @@ fn is_to_be_secured(exchange: &Exchange, path: &[u8]) -> bool {
         && !origin(exchange).https
 }
 
-/// The same with `https://`. Where the client sees our own port, it is sent to that of the first TLS listener; where it sees
-/// another, that of a published container say, the port of HTTPS is the likeliest.
+/// The same with `https://`.
 fn secure_location(exchange: &Exchange, host: Option<&Host<'_>>, target: &[u8]) -> Result<HeaderValue, Rejection> {
     let host = host.ok_or_else(|| Rejection::new(Reason::BadHost, "redirect to the host of a request without one"))?;
-    let ours = exchange.facts.listener.port;
-    let seen = host.port.unwrap_or(80);
-    let port = exchange.snapshot.config.server.tls_port().filter(|port| ours == Some(seen) && *port != 443);
     let mut location = b"https://".to_vec();
     location.extend_from_slice(host.name.as_bytes());
-    if let Some(port) = port {
+    let ours = exchange.facts.listener.port;
+    if let Some(port) = secure_port(ours, host.port, exchange.snapshot.config.server.tls_port()) {
         location.extend_from_slice(format!(":{port}").as_bytes());
     }
     if target != b"*" {
         location.extend_from_slice(target);
     }
     HeaderValue::from_bytes(&location).map_err(|_| Rejection::new(Reason::Internal, "redirect to an invalid location"))
+}
+
+/// The port to name behind a host that is redirected to HTTPS; none for that of HTTPS itself. `ours` is that of the listener the
+/// request came to, `asked` the one its Host names, `tls` that of the first TLS listener. Where the client sees our own port, it
+/// is sent to that of our own TLS listener; where it sees another, that of a published container say, the port of HTTPS is the
+/// likeliest.
+fn secure_port(ours: Option<u16>, asked: Option<u16>, tls: Option<u16>) -> Option<u16> {
+    // A port 0 was left to the system to choose.
+    tls.filter(|port| ours == Some(asked.unwrap_or(80)) && ![0, 443].contains(port))
 }
 
 fn bad_target(error: crate::route::target::TargetError) -> Rejection {
@@ -222,4 +228,33 @@ fn location(
         }
     }
     HeaderValue::from_bytes(&location).map_err(|_| Rejection::new(Reason::Internal, "redirect to an invalid location"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_port_that_a_redirect_to_https_names() {
+        for (ours, asked, tls, expected) in [
+            (Some(80), None, Some(443), None),
+            (Some(80), Some(80), Some(443), None),
+            (Some(8080), Some(8080), Some(443), None),
+            // The client sees our own port.
+            (Some(80), None, Some(8443), Some(8443)),
+            (Some(80), Some(80), Some(8443), Some(8443)),
+            (Some(8080), Some(8080), Some(8443), Some(8443)),
+            // It sees another.
+            (Some(8080), None, Some(8443), None),
+            (Some(8080), Some(80), Some(8443), None),
+            (Some(80), Some(8080), Some(8443), None),
+            (None, None, Some(8443), None),
+            (None, Some(80), Some(8443), None),
+            // There is none to name.
+            (Some(80), None, Some(0), None),
+            (Some(80), None, None, None),
+        ] {
+            assert_eq!(secure_port(ours, asked, tls), expected, "{ours:?} {asked:?} {tls:?}");
+        }
+    }
 }

@@ -313,7 +313,7 @@ fn reason_for(kind: UpstreamError) -> Reason {
 /// The innermost cause in a few words: what the operating system said, where it said something. Bytes the app sent are not
 /// repeated.
 fn root_cause(error: &Error) -> String {
-    match error.root_cause().source() {
+    match error.root_cause().downcast_ref::<io::Error>() {
         Some(cause) => cause.to_string(),
         None => error.root_etype().as_str().to_owned(),
     }

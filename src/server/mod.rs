@@ -124,18 +124,18 @@ pub fn check_spool(config: &model::Spool) -> Result<(), String> {
     })
 }
 
-/// Makes sure that certificates and keys can be used. Blocks.
+/// Makes sure that certificates and keys can be used. What is to be warned of. Blocks.
 ///
 /// # Errors
 /// One sentence for each file that cannot be.
-pub fn check_tls(config: &Config) -> Result<(), String> {
-    tls::server::check(config)?;
-    for upstream in &config.upstreams {
-        if let Some(tls) = &upstream.tls {
-            tls::client::ClientTls::load(tls).map_err(|error| format!("upstreams.{}.tls: {error}", upstream.name))?;
-        }
-    }
-    Ok(())
+pub fn check_tls(config: &Config) -> Result<Vec<String>, String> {
+    let server = tls::server::check(config);
+    let upstreams = config.upstreams.iter().filter_map(|upstream| {
+        let problem = tls::client::ClientTls::load(upstream.tls.as_ref()?).err()?;
+        Some(format!("upstreams.{}.tls: {problem}", upstream.name))
+    });
+    let problems: Vec<_> = server.as_ref().err().cloned().into_iter().chain(upstreams).collect();
+    if problems.is_empty() { server } else { Err(problems.join("\n")) }
 }
 
 /// The spool's limits, once its directory was found usable.

@@ -81,8 +81,12 @@ impl Snapshot {
         self.listener(name).is_some_and(|listener| listener.protocol != Protocol::Http)
     }
 
-    /// Starts what runs beside requests: health checks and name refreshes.
+    /// Starts what runs beside requests: health checks and name refreshes. Its certificates are in use from now on.
     pub fn start(&self) {
+        match &self.tls {
+            Some(tls) => tls.show(),
+            None => self.shared.metrics.tls.show(Vec::new()),
+        }
         self.upstreams.iter().for_each(|upstream| upstream.start(&self.resolver));
     }
 

@@ -99,3 +99,66 @@ fn name(name: &GeneralName<'_>) -> Option<String> {
 fn time(timestamp: i64) -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(u64::try_from(timestamp).unwrap_or_default())
 }
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{DnType, SanType, date_time_ymd};
+
+    use super::*;
+    use crate::tls::rig;
+
+    fn names(change: impl FnOnce(&mut rcgen::CertificateParams)) -> Vec<String> {
+        facts(&rig::certificate(change).0).unwrap().names
+    }
+
+    #[test]
+    fn names_are_those_of_the_extension_or_the_common_one() {
+        let dns = |name: &str| SanType::DnsName(name.try_into().unwrap());
+        let ip = |text: &str| SanType::IpAddress(text.parse().unwrap());
+        let alternatives = vec![dns("A.Test"), dns("*.B.test"), ip("192.0.2.1"), ip("2001:db8::1")];
+        assert_eq!(
+            names(|params| params.subject_alt_names = alternatives),
+            ["a.test", "*.b.test", "192.0.2.1", "2001:db8::1"]
+        );
+        let common = |params: &mut rcgen::CertificateParams| {
+            params.distinguished_name.push(DnType::CommonName, "Old.Test");
+        };
+        assert_eq!(
+            names(|params| {
+                params.subject_alt_names.clear();
+                common(params);
+            }),
+            ["old.test"]
+        );
+        // RFC 6125 section 6.4.4: it counts for nothing beside the extension.
+        assert_eq!(names(common), ["a.test"]);
+        assert_eq!(
+            names(|params| params.subject_alt_names = vec![SanType::Rfc822Name("a@b.test".try_into().unwrap())]),
+            [""; 0]
+        );
+        assert!(facts(&CertificateDer::from(vec![1, 2, 3])).is_err());
+    }
+
+    #[test]
+    fn a_certificate_is_for_its_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = CertificateFiles { cert: dir.path().join("a.pem"), key: dir.path().join("a.key") };
+        let write = |from: i32, to: i32| {
+            let key = rcgen::KeyPair::generate().unwrap();
+            let mut params = rcgen::CertificateParams::new(vec!["a.test".to_owned()]).unwrap();
+            (params.not_before, params.not_after) = (date_time_ymd(from, 1, 1), date_time_ymd(to, 1, 1));
+            std::fs::write(&files.cert, params.self_signed(&key).unwrap().pem()).unwrap();
+            std::fs::write(&files.key, key.serialize_pem()).unwrap();
+            Certificate::load(&files).unwrap()
+        };
+        let now = UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+        assert_eq!(write(2020, 2100).untimely(now), None);
+        let said = |from, to| write(from, to).untimely(now).unwrap();
+        let file = files.cert.display();
+        assert_eq!(said(2020, 2021), format!("{file}: expired on Fri, 01 Jan 2021 00:00:00 GMT"));
+        assert_eq!(said(2100, 2101), format!("{file}: is not valid before Fri, 01 Jan 2100 00:00:00 GMT"));
+        let one = write(2020, 2100);
+        assert_eq!(one.untimely(one.facts.not_after), None);
+        assert!(one.untimely(one.facts.not_after + Duration::from_secs(1)).is_some());
+    }
+}

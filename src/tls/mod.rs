@@ -8,6 +8,8 @@ pub mod client;
 pub mod identity;
 pub mod peer;
 mod pem;
+#[cfg(test)]
+pub(crate) mod rig;
 pub mod server;
 pub mod store;
 pub mod stream;

@@ -42,6 +42,15 @@ struct Loaded {
     settings: Vec<(Option<ClientCerts>, Arc<ServerConfig>)>,
 }
 
+impl Loaded {
+    /// Certificates that clients will refuse.
+    fn warnings(&self) -> Vec<String> {
+        let now = SystemTime::now();
+        let untimely = self.store.certificates().iter().filter_map(|one| one.untimely(now));
+        untimely.map(|why| format!("{why}: clients will refuse it")).collect()
+    }
+}
+
 impl ServerTls {
     /// Reads all that the TLS listeners of `config` need; none where there is no such listener. Blocks.
     ///
@@ -65,12 +74,10 @@ impl ServerTls {
             }
         }
         if ways.is_empty() {
-            metrics.tls.show(Vec::new());
             return Ok(None);
         }
         let in_use = previous.map(|previous| previous.current.load_full());
         let loaded = read(&config.tls, &ways, tickets, in_use.as_deref())?;
-        show(&loaded, metrics);
         Ok(Some(Arc::new(Self {
             tls: config.tls.clone(),
             ways,
@@ -78,6 +85,11 @@ impl ServerTls {
             metrics: metrics.clone(),
             current: ArcSwap::from_pointee(loaded),
         })))
+    }
+
+    /// Shows the certificates: they are in use.
+    pub fn show(&self) {
+        show(&self.current.load(), &self.metrics);
     }
 
     /// The settings for a connection that begins now.
@@ -109,13 +121,14 @@ impl FromFiles for ServerTls {
     }
 }
 
-/// Checks that all files can be used, without using them. Blocks.
+/// Checks that all files can be used, without using them. What is to be warned of. Blocks.
 ///
 /// # Errors
 /// One sentence for each file that cannot be.
-pub fn check(config: &Config) -> Result<(), String> {
+pub fn check(config: &Config) -> Result<Vec<String>, String> {
     let metrics = Metrics::new("", &[]);
-    ServerTls::load(config, &Arc::default(), &metrics, None).map(drop)
+    let loaded = ServerTls::load(config, &Arc::default(), &metrics, None)?;
+    Ok(loaded.map(|loaded| loaded.current.load().warnings()).unwrap_or_default())
 }
 
 fn show(loaded: &Loaded, metrics: &Metrics) {

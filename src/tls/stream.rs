@@ -56,6 +56,10 @@ pub struct TlsStream<P> {
     outgoing: BytesMut,
     /// Nothing more will be received.
     ended: bool,
+    /// The other side has said that nothing more comes (RFC 8446 section 6.1): nothing was cut off.
+    closed: bool,
+    /// An error has ended it: nothing more is said.
+    failed: bool,
 }
 
 impl<P: Peer> TlsStream<P> {
@@ -63,7 +67,7 @@ impl<P: Peer> TlsStream<P> {
     #[must_use]
     pub fn new(socket: Plain, peer: P, received: BytesMut) -> Self {
         let (plain, outgoing) = (BytesMut::new(), BytesMut::new());
-        Self { socket, peer, incoming: received, plain, outgoing, ended: false }
+        Self { socket, peer, incoming: received, plain, outgoing, ended: false, closed: false, failed: false }
     }
 
     /// What the handshake came to.
@@ -77,7 +81,7 @@ impl<P: Peer> TlsStream<P> {
         &self.socket
     }
 
-    /// Agrees with the other side. Its last message may stay pending: it goes out with what is written first.
+    /// Agrees with the other side.
     ///
     /// # Errors
     /// What the socket reports; `InvalidData` with rustls' reason where the two cannot agree, after telling the other side.
@@ -93,7 +97,8 @@ impl<P: Peer> TlsStream<P> {
                     return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
                 }
             }
-            Poll::Ready(Ok(()))
+            // The other side may be waiting for our last message: in TLS 1.2 a client is.
+            self.poll_send(cx)
         })
         .await?;
         self.plain.unsplit(none);
@@ -199,13 +204,14 @@ impl<P: Peer> TlsStream<P> {
                     true
                 }
                 Ok(ConnectionState::PeerClosed) => {
-                    self.ended = true;
+                    (self.ended, self.closed) = (true, true);
                     true
                 }
                 // Early data is not asked for.
                 Ok(_) => false,
                 Err(error) => {
                     self.take_alert();
+                    self.failed = true;
                     return Err(broken(error));
                 }
             };
@@ -216,19 +222,17 @@ impl<P: Peer> TlsStream<P> {
         }
     }
 
-    /// Takes what rustls has to say after an error, and says it as far as the socket takes it at once.
+    /// Takes what rustls has to say after an error, and says it as far as the socket takes it at once. It is asked for no more than
+    /// that: what it goes by are the places of messages in what was received, which is gone.
     fn take_alert(&mut self) {
-        loop {
-            match self.peer.process(&mut []).state {
-                Ok(ConnectionState::EncodeTlsData(mut message)) => append(&mut self.outgoing, |room| {
-                    message.encode(room).map_err(|error| match error {
-                        EncodeError::InsufficientSize(InsufficientSizeError { required_size }) => required_size,
-                        EncodeError::AlreadyEncoded => 0,
-                    })
-                }),
-                Ok(ConnectionState::TransmitTlsData(message)) => message.done(),
-                _ => break,
-            }
+        while self.peer.agreed().wants_write() {
+            let Ok(ConnectionState::EncodeTlsData(mut message)) = self.peer.process(&mut []).state else { break };
+            append(&mut self.outgoing, |room| {
+                message.encode(room).map_err(|error| match error {
+                    EncodeError::InsufficientSize(InsufficientSizeError { required_size }) => required_size,
+                    EncodeError::AlreadyEncoded => 0,
+                })
+            });
         }
         let _ = self.poll_send(&mut Context::from_waker(Waker::noop()));
     }
@@ -287,9 +291,13 @@ impl<P: Peer> TlsStream<P> {
 
     /// Encrypts one record into `room`; its length.
     fn seal(&mut self, content: &[u8], room: &mut [u8]) -> io::Result<usize> {
+        if self.failed {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
         let mut length = 0;
         loop {
-            match self.peer.process(&mut []).state.map_err(broken)? {
+            // Half a message may lie in what was received, and rustls has noted where.
+            match self.peer.process(&mut self.incoming).state.map_err(broken)? {
                 ConnectionState::WriteTraffic(mut traffic) => {
                     let room = room.get_mut(length..).unwrap_or_default();
                     return match traffic.encrypt(content, room) {
@@ -304,7 +312,7 @@ impl<P: Peer> TlsStream<P> {
                     length += message.encode(room).map_err(|_| invalid("no room for a message"))?;
                 }
                 ConnectionState::TransmitTlsData(message) => message.done(),
-                ConnectionState::PeerClosed => self.ended = true,
+                ConnectionState::PeerClosed => (self.ended, self.closed) = (true, true),
                 ConnectionState::BlockedHandshake => return Err(invalid("written before the handshake has ended")),
                 _ => return Err(io::ErrorKind::BrokenPipe.into()),
             }
@@ -328,7 +336,10 @@ impl<P: Peer> TlsStream<P> {
     }
 
     fn queue_close(&mut self) {
-        if let Ok(ConnectionState::WriteTraffic(mut traffic)) = self.peer.process(&mut []).state {
+        if self.failed {
+            return;
+        }
+        if let Ok(ConnectionState::WriteTraffic(mut traffic)) = self.peer.process(&mut self.incoming).state {
             append(&mut self.outgoing, |room| {
                 traffic.queue_close_notify(room).map_err(|error| match error {
                     EncryptError::InsufficientSize(InsufficientSizeError { required_size }) => required_size,
@@ -390,7 +401,10 @@ impl<P: Peer + Unpin> AsyncRead for TlsStream<P> {
             let mut plain = std::mem::take(&mut this.plain);
             let read = this.poll_read_into(cx, &mut plain, READ_MAX);
             this.plain = plain;
-            ready!(read)?;
+            if ready!(read)? == 0 && !this.closed {
+                // Nobody said that this is the end: it may have been cut off (RFC 9112 section 9.8).
+                return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+            }
         }
         let length = this.plain.len().min(buf.remaining());
         buf.put_slice(&this.plain.split_to(length));
@@ -432,3 +446,6 @@ impl<P: Peer + Unpin> AsyncWrite for TlsStream<P> {
         Pin::new(&mut this.socket).poll_shutdown(cx)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -39,3 +39,27 @@ impl Tickets {
         Ok(keys)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_those_of_their_circle_for_as_long_as_anybody_has_them() {
+        let tickets = Tickets::default();
+        let clients = |authorities: &[u8], required| Circle::Clients { authorities: authorities.to_vec(), required };
+        let circles = [Circle::Anybody, clients(b"a", true), clients(b"a", false), clients(b"b", true)];
+        let keys: Vec<_> = circles.iter().map(|circle| tickets.of(circle.clone()).unwrap()).collect();
+        let sealed: Vec<_> = keys.iter().map(|keys| keys.encrypt(b"secret").unwrap()).collect();
+        for (place, circle) in circles.iter().enumerate() {
+            // A later configuration gets the same; no circle opens another's.
+            let again = tickets.of(circle.clone()).unwrap();
+            let opened: Vec<_> = sealed.iter().map(|sealed| again.decrypt(sealed).is_some()).collect();
+            assert_eq!(opened, (0..circles.len()).map(|other| other == place).collect::<Vec<_>>());
+        }
+        drop(keys);
+        let later = tickets.of(Circle::Anybody).unwrap();
+        assert!(later.decrypt(&sealed[0]).is_none());
+        assert_eq!(tickets.0.lock().len(), 1);
+    }
+}

@@ -34,6 +34,8 @@ pub enum Verdict {
 #[derive(Debug)]
 pub struct Judge {
     expected: Expected,
+    /// Something has come.
+    begun: bool,
     interim: usize,
     at: At,
 }
@@ -54,7 +56,7 @@ impl Judge {
     /// Of the response to a request that was made so.
     #[must_use]
     pub fn new(expected: Expected) -> Self {
-        Self { expected, interim: 0, at: At::Head(head::Reader::default()) }
+        Self { expected, begun: false, interim: 0, at: At::Head(head::Reader::default()) }
     }
 
     /// Whether the response has come to its end, as far as that can be seen.
@@ -63,12 +65,19 @@ impl Judge {
         matches!(self.at, At::Done)
     }
 
+    /// Whether anything has come of the response.
+    #[must_use]
+    pub fn has_begun(&self) -> bool {
+        self.begun
+    }
+
     /// Looks at what has come and was not passed on before.
     ///
     /// # Errors
     /// [`Malformed`]: neither the response nor the connection can be used.
     pub fn judge(&mut self, bytes: &[u8]) -> Result<Verdict, Malformed> {
         let mut passed = 0;
+        self.begun |= !bytes.is_empty();
         loop {
             let rest = bytes.get(passed..).unwrap_or_default();
             if rest.is_empty() {

@@ -180,6 +180,15 @@ impl Socket {
         }
     }
 
+    /// Whether something that was written is still to be sent: encrypted bytes that the kernel has not taken.
+    #[must_use]
+    pub fn has_pending(&self) -> bool {
+        match self {
+            Self::Plain(_) => false,
+            Self::Tls(stream) => stream.has_pending(),
+        }
+    }
+
     /// Asks the kernel: one system call. What is there stays there, but for what TLS has to say to itself.
     #[must_use]
     pub fn peek(&mut self) -> Sight {

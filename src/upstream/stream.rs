@@ -200,7 +200,11 @@ impl UpstreamStream {
                 return Poll::Ready(Ok(sent - of_held));
             }
         }
-        if bytes.is_empty() { Poll::Ready(Ok(0)) } else { Pin::new(socket).poll_write(cx, bytes) }
+        if bytes.is_empty() {
+            // TLS keeps what it has encrypted and the socket has not taken.
+            return Pin::new(socket).poll_flush(cx).map_ok(|()| 0);
+        }
+        Pin::new(socket).poll_write(cx, bytes)
     }
 
     /// How much of `bytes` was taken. A write never waits: what the socket does not take is kept, and sent by whoever reads. Nor does
@@ -221,6 +225,11 @@ impl UpstreamStream {
         bytes.len()
     }
 
+    /// Whether something that was written is still to be sent.
+    fn has_pending(&self) -> bool {
+        !self.held.is_empty() || self.socket.as_ref().is_some_and(Socket::has_pending)
+    }
+
     fn stop_sending(&mut self) {
         self.state = State::Unheard;
         self.held.clear();
@@ -229,7 +238,7 @@ impl UpstreamStream {
 
     /// Goes on sending what a full socket left over; whoever reads must not wait for an answer to what was never sent.
     fn send_rest(&mut self, cx: &mut Context<'_>) {
-        if self.holding || self.held.is_empty() {
+        if self.holding || !self.has_pending() {
             return;
         }
         let before = self.held.len();
@@ -262,7 +271,12 @@ impl UpstreamStream {
         while judged.is_empty() {
             let before = buf.filled().len();
             let verdict = if kept.is_empty() {
-                ready!(Pin::new(&mut *socket).poll_read(cx, buf))?;
+                let read = ready!(Pin::new(&mut *socket).poll_read(cx, buf));
+                if let Err(error) = read {
+                    // Before a response begins, TLS that ends without a word is a connection that was closed while idle.
+                    let is_end = error.kind() == io::ErrorKind::UnexpectedEof && !judge.has_begun();
+                    return Poll::Ready(if is_end { Ok(()) } else { Err(error) });
+                }
                 let arrived = buf.filled().get(before..).unwrap_or_default();
                 if arrived.is_empty() {
                     return Poll::Ready(Ok(()));
@@ -395,13 +409,14 @@ impl AsyncWrite for UpstreamStream {
 
 impl Drop for UpstreamStream {
     fn drop(&mut self) {
+        let has_pending = self.has_pending();
         let Some(socket) = self.socket.take() else { return };
         if let (Some(switched), Some(upgrade)) = (self.switched.take(), &self.upgrade) {
             let received = std::mem::take(&mut self.kept);
             return upgrade.fill(Upgraded { socket, received, fields: switched.fields });
         }
         match self.state {
-            State::Asked if self.owed == 0 && self.held.is_empty() && self.is_clean() => {
+            State::Asked if self.owed == 0 && !has_pending && self.is_clean() => {
                 self.pool.put(socket, self.tls.take(), self.generation);
             }
             State::Asked | State::Ended => hang_on(socket, self.slot.take()),

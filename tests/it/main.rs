@@ -17,6 +17,18 @@ mod listeners;
 mod responses;
 mod timeouts;
 
+// TLS with clients, and what comes before it.
+mod https_redirect;
+mod proxy_protocol;
+mod tls_apps;
+mod tls_clients;
+mod tls_handshakes;
+mod tls_names;
+mod tls_reload;
+mod tls_resumption;
+mod tls_stream;
+mod tls_versions;
+
 // The way of a request.
 mod examples;
 mod forwarding;
@@ -41,6 +53,7 @@ mod spool_budgets;
 mod spool_requests;
 mod spool_responses;
 mod upstream_failures;
+mod upstream_tls;
 
 // Running it.
 mod access_log;

@@ -9,6 +9,7 @@ use tokio::net::UnixStream;
 
 use super::*;
 use crate::config::model::Keepalive;
+use crate::tls;
 use crate::upstream::group::Group;
 use crate::upstream::rig::{MS, RULES, Rig, at_once, endpoint, settle};
 
@@ -360,4 +361,33 @@ async fn a_server_that_takes_no_more_is_still_heard() {
     stream.read_to_end(&mut answer).await.unwrap();
     assert_eq!(answer, b"no");
     assert!(!comes_back(stream, &pool).await);
+}
+
+#[tokio::test]
+async fn what_tls_keeps_of_a_request_is_sent_by_a_read_too() {
+    let pool = Pool::new(Keepalive::Fixed(LIMIT), None);
+    let (ours, mut theirs) = tls::rig::pair(&rustls::version::TLS13).await;
+    let mut stream = pool.wrap(Socket::Tls(Box::new(ours)), None);
+    let flow = stream.flow();
+    let mut written = 0;
+    // Until the socket is full, and not one piece more.
+    while !stream.has_pending() {
+        stream.write_all(&[b'x'; 3000]).await.unwrap();
+        written += 3000;
+    }
+    assert!(stream.held.is_empty());
+    stream.flush().await.unwrap();
+    assert!(flow.is_behind());
+    let mut got = vec![0; written];
+    let mut answer = [0; 100];
+    tokio::select! {
+        read = stream.read(&mut answer) => panic!("{read:?} before an answer"),
+        read = tokio::time::timeout(Duration::from_secs(5), theirs.read_exact(&mut got)) => {
+            read.expect("the rest comes").unwrap();
+        }
+    }
+    assert!(!flow.is_behind());
+    theirs.write_all(b"done").await.unwrap();
+    assert_eq!(stream.read(&mut answer).await.unwrap(), 4);
+    assert!(comes_back(stream, &pool).await);
 }

@@ -39,6 +39,15 @@ impl Client {
         Self { stream: Stream::Tls(stream.clone()), wire: Wire::new(Stream::Tls(stream)) }
     }
 
+    /// The TLS below, where there is any.
+    #[track_caller]
+    pub fn tls(&self) -> &TlsStream {
+        match &self.stream {
+            Stream::Tls(stream) => stream,
+            other => panic!("no TLS: {other:?}"),
+        }
+    }
+
     /// Where this connection comes from.
     pub fn local_addr(&self) -> Option<SocketAddr> {
         self.stream.local_addr()

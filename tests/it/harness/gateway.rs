@@ -19,7 +19,7 @@ use super::message::Response;
 use super::metrics::Metrics;
 use super::process::Process;
 use super::socket::Address;
-use super::tls::Issued;
+use super::tls::{Issued, TlsClient};
 use rustix::process::Signal;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_propylon");
@@ -125,6 +125,7 @@ impl GatewayBuilder {
             process: Process::spawn(command, false),
             config,
             listeners: Vec::new(),
+            tls: Vec::new(),
             admin: Vec::new(),
             judged: false,
             dir,
@@ -146,6 +147,8 @@ pub struct Gateway {
     process: Process,
     config: PathBuf,
     listeners: Vec<Address>,
+    /// Those of them that speak TLS.
+    tls: Vec<Address>,
     admin: Vec<Address>,
     /// Its end was looked at already.
     judged: bool,
@@ -204,6 +207,7 @@ impl Gateway {
             addresses.map(Address::parse).collect()
         };
         self.listeners = after("listening on ");
+        self.tls = after("listening on https://");
         self.admin = after("admin on ");
     }
 
@@ -216,6 +220,12 @@ impl Gateway {
     /// Every listener, in the order in which the gateway named them.
     pub fn addrs(&self) -> &[Address] {
         &self.listeners
+    }
+
+    /// The first listener that speaks TLS.
+    #[track_caller]
+    pub fn tls_addr(&self) -> &Address {
+        self.tls.first().expect("the gateway has no listener with TLS")
     }
 
     /// The first admin listener.
@@ -241,6 +251,12 @@ impl Gateway {
     #[track_caller]
     pub fn connect(&self) -> Client {
         Client::connect(self.addr())
+    }
+
+    /// A new connection to the first listener that speaks TLS.
+    #[track_caller]
+    pub fn connect_tls(&self, tls: &TlsClient) -> Client {
+        Client::connect_tls(self.tls_addr(), tls)
     }
 
     /// GET on a connection of its own.

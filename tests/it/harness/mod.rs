@@ -8,6 +8,7 @@
 //! - [`Client`]: a raw HTTP/1.1 client that reads strictly
 //! - [`Origin`]: an upstream that does exactly what a closure says; [`PythonServer`]: a real one; [`Example`]: one of
 //!   `examples/` as a whole
+//! - [`tls`]: certificates, and connections with TLS for all of these
 //! - [`DnsServer`]: a name server whose answers change at run time
 
 // Each test uses some of it, and no build uses all of it at every moment.
@@ -39,6 +40,7 @@ pub use grammar::Framing;
 pub use message::{Broken, Fields, Request, Response};
 pub use metrics::Metrics;
 pub use origin::{Connection, Origin};
+pub use process::Process;
 pub use python::{PythonBuilder, PythonServer};
 pub use rustix::process::Signal;
 pub use socket::Address;

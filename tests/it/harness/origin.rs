@@ -8,13 +8,17 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use rustls::ServerConfig;
 use tempfile::TempDir;
 
 use super::eventually::{Gate, eventually};
 use super::message::{Broken, Request};
 use super::socket::{Address, Listener, Stream};
+use super::tls::TlsStream;
 use super::wire::Wire;
 
+/// How TLS is spoken, and whether a connection may do without.
+type Secure = (Arc<ServerConfig>, bool);
 type Script = dyn Fn(&mut Connection) + Send + Sync;
 
 /// A listening upstream; dropping it closes every connection and fails the test if a script failed.
@@ -34,6 +38,8 @@ struct Shared {
     requests: Mutex<Vec<Request>>,
     accepted: AtomicUsize,
     open: Mutex<Vec<(usize, Stream)>>,
+    /// Why TLS was not agreed on.
+    refused: Mutex<Vec<String>>,
     /// What scripts panicked with.
     failures: Mutex<Vec<String>>,
     stopped: Gate,
@@ -43,6 +49,16 @@ impl Origin {
     /// On a free TCP port; `script` runs once for each connection, in a thread of its own, and closes it by returning.
     pub fn start(script: impl Fn(&mut Connection) + Send + Sync + 'static) -> Self {
         Self::start_at(&Address::any_port(), script)
+    }
+
+    /// On a free TCP port, over TLS: `script` runs once the two have agreed.
+    pub fn start_tls(config: Arc<ServerConfig>, script: impl Fn(&mut Connection) + Send + Sync + 'static) -> Self {
+        Self::start_with(&Address::any_port(), Some((config, false)), script)
+    }
+
+    /// The same on a port where plain connections are served as well.
+    pub fn start_either(config: Arc<ServerConfig>, script: impl Fn(&mut Connection) + Send + Sync + 'static) -> Self {
+        Self::start_with(&Address::any_port(), Some((config, true)), script)
     }
 
     /// On a Unix socket in a directory of its own.
@@ -64,11 +80,20 @@ impl Origin {
     /// Where another one listened before: a server that comes back.
     #[track_caller]
     pub fn start_at(address: &Address, script: impl Fn(&mut Connection) + Send + Sync + 'static) -> Self {
+        Self::start_with(address, None, script)
+    }
+
+    #[track_caller]
+    fn start_with(
+        address: &Address,
+        tls: Option<Secure>,
+        script: impl Fn(&mut Connection) + Send + Sync + 'static,
+    ) -> Self {
         let mut origin = Self::bind(address);
         let (listener, shared) = (Arc::clone(&origin.listener), Arc::clone(&origin.shared));
         origin.acceptor = Some(thread::spawn(move || {
             let script: Arc<Script> = Arc::new(script);
-            accept_all(&listener, &shared, &script);
+            accept_all(&listener, &shared, tls.as_ref(), &script);
         }));
         origin
     }
@@ -141,6 +166,11 @@ impl Origin {
         })
     }
 
+    /// Why TLS was not agreed on, for each connection on which it was not.
+    pub fn refused(&self) -> Vec<String> {
+        self.shared.refused.lock().unwrap().clone()
+    }
+
     /// How many connections were accepted so far.
     pub fn connections(&self) -> usize {
         self.shared.accepted.load(Ordering::SeqCst)
@@ -184,16 +214,22 @@ impl Drop for Origin {
     }
 }
 
-fn accept_all(listener: &Listener, shared: &Arc<Shared>, script: &Arc<Script>) {
+fn accept_all(listener: &Listener, shared: &Arc<Shared>, tls: Option<&Secure>, script: &Arc<Script>) {
     while let Ok(stream) = listener.accept() {
         let number = shared.accepted.fetch_add(1, Ordering::SeqCst);
         let clone = stream.try_clone().unwrap();
         shared.open.lock().unwrap().push((number, clone));
-        let mut connection =
-            Connection { number, wire: Wire::new(stream.try_clone().unwrap()), stream, shared: Arc::clone(shared) };
-        let script = Arc::clone(script);
+        let (script, shared, tls) = (Arc::clone(script), Arc::clone(shared), tls.cloned());
         thread::spawn(move || {
-            let shared = Arc::clone(&connection.shared);
+            let stream = match secure(stream, tls) {
+                Ok(stream) => stream,
+                Err(error) => {
+                    shared.refused.lock().unwrap().push(error.to_string());
+                    return shared.open.lock().unwrap().retain(|(other, _)| *other != number);
+                }
+            };
+            let wire = Wire::new(stream.try_clone().unwrap());
+            let mut connection = Connection { number, wire, stream, shared: Arc::clone(&shared) };
             let run = catch_unwind(AssertUnwindSafe(|| script(&mut connection)));
             if let Err(failure) = run {
                 shared.failures.lock().unwrap().push(panic_text(&*failure));
@@ -203,6 +239,20 @@ fn accept_all(listener: &Listener, shared: &Arc<Shared>, script: &Arc<Script>) {
             drop(connection);
             open.retain(|(other, _)| *other != number);
         });
+    }
+}
+
+/// Agrees on TLS where it is spoken.
+fn secure(stream: Stream, tls: Option<Secure>) -> io::Result<Stream> {
+    let (Stream::Tcp(tcp), Some((config, or_plain))) = (&stream, tls) else { return Ok(stream) };
+    let mut first = [0];
+    // That of a handshake (RFC 8446 section 5.1).
+    let said = tcp.peek(&mut first)? > 0;
+    match (said, first) {
+        (true, [22]) => TlsStream::accept(tcp.try_clone()?, config).map(Stream::Tls),
+        _ if or_plain => Ok(stream),
+        (true, _) => Err(io::Error::other("plain text")),
+        (false, _) => Err(io::ErrorKind::UnexpectedEof.into()),
     }
 }
 
@@ -288,6 +338,24 @@ impl Connection {
     /// Waits until the gateway closes; false if it sent something, or stayed, instead.
     pub fn peer_closed(&mut self) -> bool {
         matches!(self.wire.fill(), Ok(0) | Err(Broken::Reset))
+    }
+
+    /// Over TLS: says that nothing more comes, which [`Connection::close`] alone does not.
+    pub fn close_notify(&mut self) {
+        self.tls().close_notify();
+    }
+
+    pub fn is_tls(&self) -> bool {
+        matches!(self.stream, Stream::Tls(_))
+    }
+
+    /// The TLS below, where there is any.
+    #[track_caller]
+    pub fn tls(&self) -> &TlsStream {
+        match &self.stream {
+            Stream::Tls(stream) => stream,
+            other => panic!("no TLS: {other:?}"),
+        }
     }
 
     /// Closes both directions at once, with what was sent before delivered.

@@ -16,6 +16,7 @@ use super::client::Client;
 use super::eventually::{DEADLINE, eventually, eventually_within};
 use super::process::Process;
 use super::socket::{Address, Listener};
+use super::tls::TlsClient;
 
 /// From the start of a server to its first answer: frameworks take a while to import on a busy machine.
 const START: Duration = Duration::from_secs(30);
@@ -70,6 +71,7 @@ pub struct PythonBuilder {
     env: Vec<(String, String)>,
     unix: bool,
     probe: String,
+    tls: Option<TlsClient>,
 }
 
 impl PythonBuilder {
@@ -82,6 +84,7 @@ impl PythonBuilder {
             env: Vec::new(),
             unix: !program.takes_a_port(),
             probe: "/healthz".to_owned(),
+            tls: None,
         }
     }
 
@@ -117,6 +120,13 @@ impl PythonBuilder {
     #[must_use]
     pub fn probe(mut self, path: &str) -> Self {
         path.clone_into(&mut self.probe);
+        self
+    }
+
+    /// It speaks TLS, as its arguments say: it is asked by this client whether it answers.
+    #[must_use]
+    pub fn tls(mut self, client: TlsClient) -> Self {
+        self.tls = Some(client);
         self
     }
 
@@ -293,7 +303,10 @@ impl PythonServer {
         eventually_within(START, "the Python server answers", || {
             let ended = self.process.try_wait();
             assert!(ended.is_none(), "the Python server ended: {}", shown());
-            let mut client = Client::try_connect(&self.address).ok()?;
+            let mut client = match &self.start.tls {
+                None => Client::try_connect(&self.address).ok()?,
+                Some(tls) => Client::over(tls.connect(&self.address).ok()?),
+            };
             let request = format!("GET {} HTTP/1.1\r\nHost: localhost\r\n\r\n", self.start.probe);
             client.try_send(request).ok()?;
             client.try_response().ok()

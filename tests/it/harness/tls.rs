@@ -1,19 +1,24 @@
 //! Certificates of our own making, and TLS connections that trust them.
 
-use std::fs;
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
-use std::time::Duration;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_RSA_SHA256,
+    BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
+    PKCS_RSA_SHA256,
 };
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned, SupportedProtocolVersion, version};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{
+    ClientConfig, ClientConnection, HandshakeKind, RootCertStore, ServerConfig, ServerConnection, StreamOwned,
+    SupportedProtocolVersion, version,
+};
 
 use super::eventually::DEADLINE;
 use super::socket::Address;
@@ -69,10 +74,14 @@ pub fn write(path: &Path, text: &str) {
 impl Authority {
     /// A new one.
     pub fn new() -> Self {
+        static NUMBER: AtomicUsize = AtomicUsize::new(0);
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.distinguished_name.push(DnType::CommonName, "Test Authority");
+        // Each has a name of its own, as authorities have.
+        let name = format!("Test Authority {}", NUMBER.fetch_add(1, Ordering::Relaxed));
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
         let pem = params.self_signed(&key).unwrap().pem();
         Self { issuer: Issuer::new(params, key), pem }
     }
@@ -85,6 +94,17 @@ impl Authority {
 
     pub fn pem(&self) -> &str {
         &self.pem
+    }
+
+    pub fn der(&self) -> CertificateDer<'static> {
+        CertificateDer::from_pem_slice(self.pem.as_bytes()).unwrap()
+    }
+
+    /// Trusting it alone.
+    fn roots(&self) -> RootCertStore {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.der()).unwrap();
+        roots
     }
 
     /// Writes its own certificate.
@@ -135,10 +155,8 @@ impl TlsClient {
         versions: &[&'static SupportedProtocolVersion],
         identity: Option<&Issued>,
     ) -> Self {
-        let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_slice(authority.pem.as_bytes()).unwrap()).unwrap();
         let builder = ClientConfig::builder_with_provider(provider()).with_protocol_versions(versions).unwrap();
-        let builder = builder.with_root_certificates(roots);
+        let builder = builder.with_root_certificates(authority.roots());
         let mut config = match identity {
             None => builder.with_no_client_auth(),
             Some(issued) => {
@@ -160,6 +178,14 @@ impl TlsClient {
         self.agree(stream)
     }
 
+    /// Whether it is turned away, in the handshake or, with TLS 1.3, right behind what a client takes for its end.
+    pub fn is_refused(&self, address: &Address) -> bool {
+        let Ok(mut stream) = self.connect(address) else { return true };
+        // The gateway may have been faster.
+        let _ = stream.write_all(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n");
+        stream.read(&mut [0]).is_err()
+    }
+
     /// Agrees over a connection on which something may have been said already.
     pub fn agree(&self, mut stream: TcpStream) -> io::Result<TlsStream> {
         let name = ServerName::try_from(self.name.clone()).unwrap();
@@ -167,28 +193,122 @@ impl TlsClient {
         while connection.is_handshaking() {
             connection.complete_io(&mut stream)?;
         }
-        Ok(TlsStream(Arc::new(Mutex::new(StreamOwned::new(connection, stream)))))
+        Ok(TlsStream(Arc::new(Mutex::new(Side::Client(StreamOwned::new(connection, stream))))))
     }
 }
 
-fn provider() -> Arc<CryptoProvider> {
+pub fn provider() -> Arc<CryptoProvider> {
     static PROVIDER: OnceLock<Arc<CryptoProvider>> = OnceLock::new();
     PROVIDER.get_or_init(|| Arc::new(aws_lc_rs::default_provider())).clone()
 }
 
-/// A TLS connection; clones are the same one.
+/// What a server of a test shows: this certificate; with `clients` it demands one that they have signed.
+pub fn server_config(issued: &Issued, clients: Option<&Authority>) -> Arc<ServerConfig> {
+    let builder = ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions().unwrap();
+    let builder = match clients {
+        None => builder.with_no_client_auth(),
+        Some(authority) => {
+            let roots = Arc::new(authority.roots());
+            let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider()).build().unwrap();
+            builder.with_client_cert_verifier(verifier)
+        }
+    };
+    let key = PrivateKeyDer::from_pem_slice(issued.key.as_bytes()).unwrap();
+    Arc::new(builder.with_single_cert(vec![issued.der()], key).unwrap())
+}
+
+/// Runs `openssl s_client`, which agrees and leaves: whether it could agree, and what it printed.
+pub fn s_client(address: &Address, arguments: &str) -> (bool, String) {
+    let mut command = Command::new("openssl");
+    command.args(["s_client", "-connect", &address.to_string()]).args(arguments.split_whitespace());
+    let output = command.stdin(Stdio::null()).output().expect("openssl is missing: run scripts/setup.sh first");
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.success(), String::from_utf8_lossy(&text).into_owned())
+}
+
+/// Runs `openssl` with these arguments and this input; what it printed.
+#[track_caller]
+pub fn openssl(arguments: &str, input: &str) -> String {
+    let mut command = Command::new("openssl");
+    command.args(arguments.split_whitespace()).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = command.spawn().expect("openssl is missing: run scripts/setup.sh first");
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "openssl {arguments}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// A TLS connection, either side of it; clones are the same one.
 #[derive(Debug, Clone)]
-pub struct TlsStream(Arc<Mutex<StreamOwned<ClientConnection, TcpStream>>>);
+pub struct TlsStream(Arc<Mutex<Side>>);
+
+#[derive(Debug)]
+enum Side {
+    Client(StreamOwned<ClientConnection, TcpStream>),
+    Server(StreamOwned<ServerConnection, TcpStream>),
+}
+
+impl Side {
+    fn socket(&self) -> &TcpStream {
+        match self {
+            Self::Client(stream) => &stream.sock,
+            Self::Server(stream) => &stream.sock,
+        }
+    }
+}
 
 impl TlsStream {
-    /// Asks the connection something: what was agreed on, whom it speaks to.
+    /// The server's side, once the two have agreed.
+    pub fn accept(mut stream: TcpStream, config: Arc<ServerConfig>) -> io::Result<Self> {
+        let mut connection = ServerConnection::new(config).unwrap();
+        while connection.is_handshaking() {
+            connection.complete_io(&mut stream)?;
+        }
+        Ok(Self(Arc::new(Mutex::new(Side::Server(StreamOwned::new(connection, stream))))))
+    }
+
+    /// Asks a client's connection something: what was agreed on, whom it speaks to.
     pub fn ask<T>(&self, question: impl FnOnce(&ClientConnection) -> T) -> T {
-        question(&self.0.lock().unwrap().conn)
+        match &*self.0.lock().unwrap() {
+            Side::Client(stream) => question(&stream.conn),
+            Side::Server(_) => panic!("the server's side was asked what a client knows"),
+        }
+    }
+
+    /// The name that the client asked for, as the server's side knows it.
+    pub fn asked(&self) -> Option<String> {
+        match &*self.0.lock().unwrap() {
+            Side::Client(_) => panic!("a client knows what it asked for"),
+            Side::Server(stream) => stream.conn.server_name().map(str::to_owned),
+        }
+    }
+
+    /// Says that nothing more will be sent (`close_notify`); the socket stays open.
+    pub fn close_notify(&self) {
+        // The other side may have been faster.
+        let _ = match &mut *self.0.lock().unwrap() {
+            Side::Client(stream) => {
+                stream.conn.send_close_notify();
+                stream.flush()
+            }
+            Side::Server(stream) => {
+                stream.conn.send_close_notify();
+                stream.flush()
+            }
+        };
+    }
+
+    /// Changes the keys of what is sent, and asks the other side to do the same.
+    pub fn update_keys(&self) {
+        match &mut *self.0.lock().unwrap() {
+            Side::Client(stream) => stream.conn.refresh_traffic_keys().unwrap(),
+            Side::Server(stream) => stream.conn.refresh_traffic_keys().unwrap(),
+        }
     }
 
     /// The socket below.
     pub fn socket(&self) -> TcpStream {
-        self.0.lock().unwrap().sock.try_clone().unwrap()
+        self.0.lock().unwrap().socket().try_clone().unwrap()
     }
 
     /// The certificate that was shown.
@@ -196,26 +316,49 @@ impl TlsStream {
         self.ask(|connection| connection.peer_certificates().unwrap()[0].clone().into_owned())
     }
 
-    pub fn set_read_timeout(&self, time: Duration) -> io::Result<()> {
-        self.0.lock().unwrap().sock.set_read_timeout(Some(time))
+    /// Whether an earlier connection's keys were used.
+    pub fn is_resumed(&self) -> bool {
+        let kind = match &*self.0.lock().unwrap() {
+            Side::Client(stream) => stream.conn.handshake_kind(),
+            Side::Server(stream) => stream.conn.handshake_kind(),
+        };
+        kind == Some(HandshakeKind::Resumed)
+    }
+
+    /// Sends what TLS itself has to say.
+    pub fn send_pending(&self) {
+        self.clone().flush().unwrap();
     }
 }
 
 impl Read for TlsStream {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().read(buffer)
+        match &mut *self.0.lock().unwrap() {
+            Side::Client(stream) => stream.read(buffer),
+            Side::Server(stream) => stream.read(buffer),
+        }
     }
 }
 
 impl Write for TlsStream {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let mut stream = self.0.lock().unwrap();
-        let written = stream.write(bytes)?;
-        stream.flush()?;
-        Ok(written)
+        match &mut *self.0.lock().unwrap() {
+            Side::Client(stream) => written(stream.write(bytes), stream),
+            Side::Server(stream) => written(stream.write(bytes), stream),
+        }
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.0.lock().unwrap().flush()
+        match &mut *self.0.lock().unwrap() {
+            Side::Client(stream) => stream.flush(),
+            Side::Server(stream) => stream.flush(),
+        }
     }
+}
+
+/// What was taken is on its way before more is said.
+fn written(count: io::Result<usize>, stream: &mut impl Write) -> io::Result<usize> {
+    let count = count?;
+    stream.flush()?;
+    Ok(count)
 }

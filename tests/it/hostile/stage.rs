@@ -45,7 +45,7 @@ upstream = "app"
 /// Where the requests end that get through.
 enum Behind {
     Wire { origin: Origin, streams: Streams },
-    Python { server: PythonServer, records: PathBuf, _dir: TempDir },
+    Python { server: Box<PythonServer>, records: PathBuf, _dir: TempDir },
 }
 
 /// What became of a body that was handed on as it came: once for its beginning, and once for its end before its time.
@@ -114,7 +114,11 @@ impl Stage {
             Kind::Wsgi(start) | Kind::Asgi(start) => {
                 let dir = tempfile::tempdir().unwrap();
                 let records = dir.path().join("records");
-                Behind::Python { server: start().env("RECORD_FILE", &records.display()).start(), records, _dir: dir }
+                Behind::Python {
+                    server: Box::new(start().env("RECORD_FILE", &records.display()).start()),
+                    records,
+                    _dir: dir,
+                }
             }
         };
         let address = match &behind {
