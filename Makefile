@@ -12,7 +12,7 @@ build: ## the program: target/release/propylon
 	cargo build --release --locked
 
 demo: ## Flask, Django and FastAPI behind one gateway; KEEP=1 leaves it running until Ctrl-C
-	@scripts/setup.sh test
+	@scripts/setup.sh demo
 	@KEEP=$(KEEP) examples/demo/demo.sh
 
 test: ## every test, against real Gunicorn and Uvicorn

@@ -3,8 +3,9 @@
 #
 #   scripts/setup.sh build   cmake, cc, c++                            (make build)
 #   scripts/setup.sh lint    the above, cargo-deny                     (make lint)
-#   scripts/setup.sh test    those of build, curl, redis-server, .venv (make test, make demo)
-#   scripts/setup.sh fuzz    those of build, cargo-fuzz        (make fuzz)
+#   scripts/setup.sh demo    those of build, curl, openssl, .venv      (make demo)
+#   scripts/setup.sh test    those of demo, redis-server, chromium and its driver (make test)
+#   scripts/setup.sh fuzz    those of build, cargo-fuzz                (make fuzz)
 #   scripts/setup.sh bench   those of build, nginx, haproxy, wrk, h2load, openssl, .venv (make bench, make bench-shield)
 #
 # Rust itself is not installed: it takes the toolchain that is there, and says so when there is none.
@@ -99,11 +100,19 @@ need c++ g++
 need cmake cmake
 case $stage in
   build | lint | fuzz) ;;
+  demo)
+    need curl curl
+    need openssl openssl
+    need_venv
+    ;;
   test)
     need curl curl
+    need openssl openssl
+    need_venv
     # What limits and the cache will share; their tests start one of their own.
     need redis-server redis-server
-    need_venv
+    need chromium chromium
+    need chromedriver chromium-driver
     ;;
   bench)
     need_venv
@@ -113,7 +122,7 @@ case $stage in
     need h2load nghttp2-client
     need openssl openssl
     ;;
-  *) fail "no such stage: $stage (build, lint, test, fuzz or bench)" ;;
+  *) fail "no such stage: $stage (build, lint, demo, test, fuzz or bench)" ;;
 esac
 install_packages
 case $stage in
@@ -125,7 +134,7 @@ case $stage in
     require_rust
     install_cargo_fuzz
     ;;
-  test | bench)
+  demo | test | bench)
     require_rust
     make_venv
     ;;

@@ -22,7 +22,7 @@ if [ -z "${PROPYLON_BIN:-}" ]; then
   (cd "$root" && cargo build --release --locked)
   PROPYLON_BIN=${CARGO_TARGET_DIR:-$root/target}/release/propylon
 fi
-"$root/scripts/setup.sh" test
+"$root/scripts/setup.sh" demo
 
 RUN_DIR=$(mktemp -d "${TMPDIR:-/tmp}/propylon-demo.XXXXXX")
 pids=()
@@ -62,15 +62,20 @@ print(*(probe.getsockname()[1] for probe in held))
 PY
 }
 
-read -r listen admin django FASTAPI_PORT_1 FASTAPI_PORT_2 FASTAPI_PORT_3 < <(free_ports 8080 9901 8000 8001 8002 8003)
+read -r listen listen_tls admin django FASTAPI_PORT_1 FASTAPI_PORT_2 FASTAPI_PORT_3 \
+  < <(free_ports 8080 8443 9901 8000 8001 8002 8003)
 export RUN_DIR FASTAPI_PORT_1 FASTAPI_PORT_2 FASTAPI_PORT_3
-export LISTEN=127.0.0.1:$listen ADMIN=127.0.0.1:$admin DJANGO_BIND=127.0.0.1:$django
+export LISTEN=127.0.0.1:$listen LISTEN_TLS=127.0.0.1:$listen_tls TLS_DIR=$RUN_DIR ADMIN=127.0.0.1:$admin DJANGO_BIND=127.0.0.1:$django
 export FLASK_SOCKET=$RUN_DIR/flask.sock ACCESS_LOG=$RUN_DIR/access.log
 export DJANGO_SCRIPT_NAME=/django FASTAPI_ROOT_PATH=/fastapi
 export VENV=$root/.venv
 gateway=http://$LISTEN
+secure=https://localhost:$listen_tls
 config=$RUN_DIR/gateway.toml
 cp "$examples/demo/gateway.toml" "$config"
+openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 7 -subj /CN=localhost \
+  -addext subjectAltName=DNS:localhost,IP:127.0.0.1 \
+  -keyout "$TLS_DIR/privkey.pem" -out "$TLS_DIR/fullchain.pem" 2>"$RUN_DIR/openssl.log"
 
 # start NAME COMMAND...: in the background, its output to a log of that name.
 start() {
@@ -118,6 +123,23 @@ fields = {name.lower(): value for name, value in seen["headers"]}
 request_id = fields.get("x-request-id", "none")
 print("{framework:8} client {client}  scheme {scheme}  prefix {prefix}  path {path}".format(**seen), " request id", request_id)'
 done
+
+say "the same over HTTPS: what the client and the gateway agree on, and what FastAPI is told"
+printf '$ curl -sSv --cacert fullchain.pem %s\n' "$secure/fastapi/whoami"
+curl -sSv --cacert "$TLS_DIR/fullchain.pem" -o "$RUN_DIR/seen" "$secure/fastapi/whoami" 2>"$RUN_DIR/agreed"
+grep -E 'SSL connection using|ALPN: server|^< HTTP/' "$RUN_DIR/agreed" | tr -d '\r'
+python3 -c '
+import json, sys
+print("client {client}  scheme {scheme}  host {host}".format(**json.load(sys.stdin)))' <"$RUN_DIR/seen"
+
+say "an event stream over HTTP/2: the app has something to say every half second"
+printf '$ curl -sSN --cacert fullchain.pem %s\n' "$secure/fastapi/live/events?count=4"
+# The time in microseconds, whatever the language puts between seconds and their parts.
+start=${EPOCHREALTIME/[.,]/}
+curl -sSN --cacert "$TLS_DIR/fullchain.pem" -w 'over HTTP/%{http_version}\n' "$secure/fastapi/live/events?count=4" |
+  while IFS= read -r line; do
+    [[ $line != data* && $line != over* ]] || printf '%5d ms  %s\n' $(((${EPOCHREALTIME/[.,]/} - start) / 1000)) "$line"
+  done
 
 say "an upload of 1 MB, as Django received it"
 head -c 1000000 /dev/urandom >"$RUN_DIR/upload"
@@ -188,7 +210,8 @@ curl -sS "http://$ADMIN/metrics" |
 if [ -n "${KEEP:-}" ]; then
   # From here on Ctrl-C is the way it is meant to end.
   trap 'exit 0' INT
-  say "running at $gateway/ and http://$ADMIN/ (logs in $RUN_DIR); Ctrl-C stops it"
+  say "running at $gateway/, $secure/fastapi/live and http://$ADMIN/ (logs in $RUN_DIR); Ctrl-C stops it"
+  note "the certificate is signed by itself: a browser asks before it shows the page"
   wait "$gateway_pid"
 fi
 say "stopping"

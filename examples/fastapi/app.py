@@ -2,10 +2,13 @@
 
 import asyncio
 import hashlib
+import json
 import os
+import time
+from pathlib import Path
 
-from fastapi import FastAPI, Request
-from fastapi.responses import PlainTextResponse, StreamingResponse
+from fastapi import FastAPI, Request, WebSocket
+from fastapi.responses import HTMLResponse, PlainTextResponse, StreamingResponse
 
 # Where the gateway mounts the app below a path (strip_prefix), FastAPI must know the path to build its links.
 app = FastAPI(title="Behind Propylon", root_path=os.environ.get("FASTAPI_ROOT_PATH", ""))
@@ -13,6 +16,8 @@ app = FastAPI(title="Behind Propylon", root_path=os.environ.get("FASTAPI_ROOT_PA
 SLOWEST_SECONDS = 60.0
 BIGGEST_BYTES = 1 << 30
 BLOCK = b"x" * 65536
+LIVE = Path(__file__).with_name("live.html").read_text()
+MOST_EVENTS = 1000
 
 
 @app.get("/", response_class=PlainTextResponse)
@@ -69,3 +74,41 @@ async def big(bytes: int = 1_000_000):
 @app.get("/boom")
 async def boom():
     raise RuntimeError("boom, as asked")
+
+
+@app.get("/live", response_class=HTMLResponse)
+async def live():
+    return LIVE
+
+
+@app.websocket("/live/socket")
+async def socket(websocket: WebSocket):
+    await websocket.accept()
+    while (message := await websocket.receive())["type"] == "websocket.receive":
+        if message.get("text") is not None:
+            await websocket.send_text(message["text"])
+        else:
+            await websocket.send_bytes(message["bytes"])
+
+
+@app.get("/live/events")
+async def events(count: int = 5, pause: float = 0.5):
+    async def told():
+        for number in range(1, min(count, MOST_EVENTS) + 1):
+            if number > 1:
+                await asyncio.sleep(min(max(pause, 0.0), SLOWEST_SECONDS))
+            said = {"number": number, "of": count, "sent": time.time(), "pid": os.getpid()}
+            yield f"id: {number}\ndata: {json.dumps(said)}\n\n"
+
+    return StreamingResponse(told(), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+
+
+# Two paths, so that the gateway can let one of them have less.
+@app.post("/live/upload")
+@app.post("/live/small")
+async def upload(request: Request):
+    async with request.form() as form:
+        file, digest = form["file"], hashlib.sha256()
+        while block := await file.read(65536):
+            digest.update(block)
+        return {"name": file.filename, "length": file.size, "sha256": digest.hexdigest()}

@@ -116,7 +116,7 @@ fn every_block_of_configuration_passes_check() {
 
 #[test]
 fn the_example_configurations_pass_check() {
-    // It names certificates where they would be installed.
+    // They name certificates where they would be installed.
     let certificates = tempfile::tempdir().unwrap();
     let issued = Authority::shared().issue(&["example.com"]);
     for (file, text) in [
@@ -131,11 +131,12 @@ fn the_example_configurations_pass_check() {
     }
     let example = repository().join("gateway.toml.example");
     let arguments = ["check", "--config", example.to_str().unwrap()];
-    let example = propylon_with(&arguments, &[("TLS_DIR", certificates.path().to_str().unwrap())]);
+    let environment = [("TLS_DIR", certificates.path().to_str().unwrap())];
+    let example = propylon_with(&arguments, &environment);
     assert_eq!(example.code, 0, "{}", example.stderr);
     for entry in fs::read_dir(repository().join("examples")).unwrap() {
         let file = entry.unwrap().path().join("gateway.toml");
-        let checked = propylon(&["check", "--config", file.to_str().unwrap()]);
+        let checked = propylon_with(&["check", "--config", file.to_str().unwrap()], &environment);
         assert_eq!(checked.code, 0, "{}", checked.stderr);
     }
 }

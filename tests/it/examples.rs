@@ -106,6 +106,15 @@ fn the_demo_runs_to_its_end_and_shows_what_it_says() {
         let truth = format!("{app} client 127.0.0.1 scheme http prefix /{app} path /whoami request id ");
         assert!(told.starts_with(&truth) && !told.ends_with("none"), "{line}");
     }
+    let secure = section("the same over HTTPS");
+    for line in
+        ["TLSv1.3", "ALPN: server accepted h2", "< HTTP/2 200", "client 127.0.0.1  scheme https  host localhost:"]
+    {
+        assert!(secure.contains(line), "{line}: {shown}");
+    }
+    let events = section("an event stream over HTTP/2");
+    let of_events = || events.lines().filter(|line| line.contains("data: {"));
+    assert!(of_events().count() == 4 && events.contains("over HTTP/2"), "{events}");
     let upload = section("an upload of 1 MB");
     let sum = upload.lines().find_map(|line| line.strip_suffix("  -")).unwrap_or_else(|| panic!("{shown}"));
     assert!(upload.contains(&format!("\"sha256\": \"{sum}\"")) && upload.contains("\"length\": 1000000"), "{upload}");

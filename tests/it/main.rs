@@ -30,6 +30,7 @@ mod tls_stream;
 mod tls_versions;
 
 // The way of a request.
+mod browser;
 mod examples;
 mod forwarding;
 mod hosts;

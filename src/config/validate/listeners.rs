@@ -17,7 +17,9 @@ pub(super) fn check(server: &Server, admin: &Admin, report: &mut Report) {
     let control = admin.control.as_ref().map(|control| (ListenAddr::Unix(control.value.0.clone()), &control.place));
     let placed = plain.chain(tls).chain(operators).map(|address| (address.value.clone(), &address.place));
     for (address, place) in placed.chain(control) {
-        match taken.iter().find(|(earlier, _)| earlier.clashes_with(&address)) {
+        // Two on port 0 could both be bound, but in one section a listener has no other name than its address.
+        let namesake = |(earlier, at): &&(ListenAddr, &Place)| *earlier == address && section(at) == section(place);
+        match taken.iter().find(|other| other.0.clashes_with(&address) || namesake(other)) {
             Some((earlier, at)) if *earlier == address => {
                 report.problem(place, format!("{address} is taken by {at} already"));
             }
@@ -27,6 +29,11 @@ pub(super) fn check(server: &Server, admin: &Admin, report: &mut Report) {
             None => taken.push((address, place)),
         }
     }
+}
+
+/// `server` or `admin`.
+fn section(place: &Place) -> Option<&str> {
+    place.path.split('.').next()
 }
 
 /// Checks what the listeners need besides an address.

@@ -56,9 +56,13 @@ impl Example {
 
     /// The gateway with the example's configuration, listening on free ports.
     pub fn gateway(&self) -> GatewayBuilder {
-        let toml = fs::read_to_string(example_dir(&self.name).join("gateway.toml")).unwrap();
+        self.behind(&configuration(&self.name))
+    }
+
+    /// The gateway with a configuration that knows the same variables, listening on free ports.
+    pub fn behind(&self, toml: &str) -> GatewayBuilder {
         let ports = [("LISTEN", "127.0.0.1:0"), ("ADMIN", "127.0.0.1:0")];
-        let gateway = ports.iter().fold(Gateway::with(&toml), |gateway, (name, value)| gateway.env(name, *value));
+        let gateway = ports.iter().fold(Gateway::with(toml), |gateway, (name, value)| gateway.env(name, *value));
         self.env.iter().fold(gateway, |gateway, (name, value)| gateway.env(name, value.as_str()))
     }
 
@@ -85,13 +89,18 @@ impl Drop for Example {
     }
 }
 
+/// The `gateway.toml` of an example.
+pub fn configuration(name: &str) -> String {
+    fs::read_to_string(example_dir(name).join("gateway.toml")).unwrap()
+}
+
 fn example_dir(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("examples").join(name)
 }
 
 /// Addresses that are free now. Another process could take one before the app does: the examples' scripts take ports, not
 /// sockets handed over. It would fail loudly.
-fn free_addresses(count: usize) -> Vec<Address> {
+pub fn free_addresses(count: usize) -> Vec<Address> {
     let any = Address::any_port();
     let held: Vec<Listener> = (0..count).map(|_| Listener::bind(&any).unwrap()).collect();
     held.iter().map(|listener| listener.address(&any)).collect()

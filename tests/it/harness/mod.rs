@@ -19,7 +19,7 @@
 mod client;
 mod dns;
 mod eventually;
-mod example;
+pub mod example;
 mod gateway;
 mod grammar;
 mod message;
