@@ -25,11 +25,11 @@ use crate::proxy::rejection::{Reason, Rejection};
 use crate::state::{Conversation, Shared, Snapshot};
 
 /// For the first request of a connection that was accepted when the process was told to leave.
-const LEAVING_PATIENCE: Duration = Duration::from_secs(1);
+pub(super) const LEAVING_PATIENCE: Duration = Duration::from_secs(1);
 /// How long a client is read from that is to see our answer before the connection closes: a browser looks for one only when it has
 /// sent all. And how long it may say nothing meanwhile.
-const LINGER_TIME: Duration = Duration::from_secs(30);
-const LINGER_SILENCE: Duration = Duration::from_secs(5);
+pub(super) const LINGER_TIME: Duration = Duration::from_secs(30);
+pub(super) const LINGER_SILENCE: Duration = Duration::from_secs(5);
 
 /// A client's connection and what was read of it but not yet used.
 #[derive(Debug)]

@@ -175,7 +175,10 @@ impl Session {
         let Self { wire, alarm, exchange, keep_alive, framing, .. } = *self;
         let Http1 { mut connection, mut body } = match wire {
             Wire::Http1(http1) => http1,
-            Wire::Http2(stream) => {
+            Wire::Http2(mut stream) => {
+                if !broken && !stream.is_received() {
+                    let _ = Box::pin(tokio::time::timeout(DRAIN_TIME, stream.discard(DRAIN_MAX))).await;
+                }
                 stream.close(broken);
                 return None;
             }

@@ -101,9 +101,9 @@ fn write_line(active: &Active, request: Option<&RequestHeader>, status: u16, dur
         path,
         query,
         protocol: match (refused, exchange.version) {
+            (_, http::Version::HTTP_2) => "HTTP/2",
             (true, _) => "",
             (false, http::Version::HTTP_10) => "HTTP/1.0",
-            (false, http::Version::HTTP_2) => "HTTP/2",
             (false, _) => "HTTP/1.1",
         },
         status,

@@ -10,6 +10,7 @@ use super::depot::Depot;
 use super::disk::Disk;
 use super::memory::Memory;
 use super::reserved_file::Short;
+use super::{BLOCK, SMALL_BLOCK};
 
 /// What becomes of bytes that were read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,6 +91,17 @@ impl Spooled {
             refused_budget: false,
             refused_body: false,
         }
+    }
+
+    /// An empty body that takes little memory, and goes to its file early: one of many that wait for one and the same client.
+    /// Where nothing goes to files, it is as any other.
+    #[must_use]
+    pub fn frugal(depot: &Arc<Depot>, keep: Keep) -> Self {
+        let mut body = Self::new(depot, keep);
+        if depot.limits().disk > 0 {
+            body.memory = Memory::frugal();
+        }
+        body
     }
 
     /// Says that the body will have `len` bytes in all, and reserves them: in memory if one body may have so much there
@@ -176,7 +188,7 @@ impl Spooled {
         let reserved = if let Some(disk) = &self.disk {
             reserve(disk, bytes)
         } else {
-            let disk = Box::new(Disk::new(self.depot.clone()));
+            let disk = self.new_disk();
             reserve(&disk, bytes).map(|()| self.disk = Some(disk))
         };
         if let Err(short) = reserved {
@@ -184,7 +196,13 @@ impl Spooled {
         }
         // What was announced does not come to memory any more.
         self.memory.unpromise(&self.depot.memory);
-        Ok(self.disk.get_or_insert_with(|| Box::new(Disk::new(self.depot.clone()))))
+        let disk = self.disk.take().unwrap_or_else(|| self.new_disk());
+        Ok(self.disk.insert(disk))
+    }
+
+    fn new_disk(&self) -> Box<Disk> {
+        let block = if self.memory.is_frugal() { SMALL_BLOCK } else { BLOCK };
+        Box::new(Disk::new(self.depot.clone(), block))
     }
 
     /// What is said of a refusal, and counted once.

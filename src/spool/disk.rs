@@ -26,6 +26,8 @@ const FIRST_TAIL: usize = 4 << 10;
 pub(super) struct Disk {
     depot: Arc<Depot>,
     file: Arc<ReservedFile>,
+    /// What is written at once, and read.
+    block: usize,
     /// What follows the file. A write that was abandoned may still share it: it is copied then when it grows.
     tail: Arc<Vec<u8>>,
     /// What the tail costs of the memory budget.
@@ -55,10 +57,11 @@ type Read = (io::Result<Bytes>, Option<(u64, bool)>);
 
 impl Disk {
     /// An empty one. No file is made before it is written to.
-    pub fn new(depot: Arc<Depot>) -> Self {
+    pub fn new(depot: Arc<Depot>, block: usize) -> Self {
         Self {
             file: Arc::new(ReservedFile::new(depot.clone())),
             depot,
+            block,
             tail: Arc::default(),
             tail_cost: 0,
             written: 0,
@@ -94,7 +97,7 @@ impl Disk {
     /// reserved.
     pub fn collect(&mut self, data: &[u8]) -> bool {
         let len = self.tail.len() + data.len();
-        if len >= BLOCK || !self.charge_tail(len) {
+        if len >= self.block || !self.charge_tail(len) {
             return false;
         }
         let tail = Arc::make_mut(&mut self.tail);
@@ -107,7 +110,7 @@ impl Disk {
         if len <= self.tail_cost {
             return true;
         }
-        let size = len.next_power_of_two().clamp(FIRST_TAIL, BLOCK);
+        let size = len.next_power_of_two().clamp(FIRST_TAIL, self.block);
         let taken = self.depot.memory.take((size - self.tail_cost) as u64);
         if taken {
             self.tail_cost = size;
@@ -156,7 +159,7 @@ impl Disk {
 
     async fn read_file(&mut self, keep: Keep) -> io::Result<Bytes> {
         let at = self.read;
-        let len = usize::try_from(self.written - at).unwrap_or(BLOCK).min(BLOCK);
+        let len = usize::try_from(self.written - at).unwrap_or(self.block).min(self.block);
         let from = self.freed;
         let punch = (keep == Keep::Once && self.punches && at - from >= PUNCH_STEP).then(|| at - at % PUNCH_STEP);
         if self.reading.as_ref().is_none_or(|reading| reading.at != at) {

@@ -7,8 +7,8 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
-use super::BLOCK;
 use super::depot::Budget;
+use super::{BLOCK, FRUGAL_MEMORY};
 
 /// Pieces below this many bytes are copied.
 const SMALL: usize = 8 << 10;
@@ -31,6 +31,8 @@ pub(super) struct Memory {
     spare: u64,
     /// Where reading goes on if what was read is kept: the piece (the block comes after the last), and the place in it.
     at: (usize, usize),
+    /// This body has little, whatever others may have.
+    frugal: bool,
 }
 
 #[derive(Debug, Default)]
@@ -40,6 +42,15 @@ struct Piece {
 }
 
 impl Memory {
+    /// Of a body that has little here.
+    pub fn frugal() -> Self {
+        Self { frugal: true, ..Self::default() }
+    }
+
+    pub fn is_frugal(&self) -> bool {
+        self.frugal
+    }
+
     /// Takes the budget for `bytes` that will come; whether one body may have so much, and it was there.
     pub fn promise(&mut self, budget: &Budget, bytes: u64) -> bool {
         let more = bytes.saturating_sub(self.spare + self.room() as u64);
@@ -93,7 +104,7 @@ impl Memory {
         // As long as what was announced is still to come, the block is for that and costs nothing new. A block is never
         // just `len` long for want of budget: a queue of single bytes would be many times what it is charged for.
         let wish = if self.spare > 0 { self.spare } else { self.held.max(FIRST_BLOCK) };
-        let allowed = budget.per_body().saturating_sub(self.held).max(self.spare);
+        let allowed = self.most(budget).saturating_sub(self.held).max(self.spare);
         let size = |wish: u64| usize::try_from(wish.min(allowed)).unwrap_or(BLOCK).min(BLOCK).max(len);
         [size(wish), size(FIRST_BLOCK)].into_iter().find(|&size| self.charge(budget, size))
     }
@@ -112,7 +123,11 @@ impl Memory {
 
     /// Whether one body may have `more` bytes beside what it has.
     fn fits(&self, budget: &Budget, more: u64) -> bool {
-        (self.held + self.spare).saturating_add(more) <= budget.per_body()
+        (self.held + self.spare).saturating_add(more) <= self.most(budget)
+    }
+
+    fn most(&self, budget: &Budget) -> u64 {
+        if self.frugal { FRUGAL_MEMORY.min(budget.per_body()) } else { budget.per_body() }
     }
 
     /// What the block has place for, in bytes.

@@ -152,7 +152,7 @@ fn every_file_says_what_it_is_for_and_stays_short() {
         let lines = source.text.lines().take_while(|line| *line != "#[cfg(test)]").count();
         assert!(lines <= LONGEST, "{} has {lines} lines", source.path);
     }
-    for folder in ["tests/it", "tests/it/harness", "tests/it/hostile"] {
+    for folder in ["tests/it", "tests/it/harness", "tests/it/hostile", "tests/it/http2"] {
         for entry in fs::read_dir(repository().join(folder)).unwrap() {
             let path = entry.unwrap().path();
             if path.extension().is_some_and(|extension| extension == "rs") {

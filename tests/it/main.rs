@@ -12,6 +12,7 @@ mod connections;
 mod framing;
 mod head;
 mod hostile;
+mod http2;
 mod limits;
 mod listeners;
 mod responses;

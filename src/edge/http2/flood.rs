@@ -12,6 +12,9 @@ const CREDIT_MAX: i64 = 2000;
 const CREDIT_EACH_SECOND: i64 = 50;
 /// Bytes of a response for which it gets back one: window updates come with them.
 const BYTES_EACH: u64 = 1024;
+/// What it gets back for a request that was answered: some clients pay for each answer at once, on the stream and on the connection,
+/// however small it is, and say a word on its priority before.
+const CREDIT_EACH_ANSWER: i64 = 5;
 /// A DATA frame of so much pays for itself.
 const SOLID_DATA: usize = 64;
 /// The connection preface (RFC 9113 section 3.4).
@@ -90,6 +93,11 @@ impl Counter {
         self.sent %= BYTES_EACH;
     }
 
+    /// Takes note of a request whose client has waited for the answer.
+    pub fn answered(&mut self) {
+        self.earn(CREDIT_EACH_ANSWER);
+    }
+
     /// Takes note of the time that has passed.
     pub fn passed(&mut self, time: Duration) {
         let millis = i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
@@ -106,7 +114,7 @@ impl Counter {
         self.credit < 0
     }
 
-    /// Whether the client is in the middle of a frame's head or of a block of fields: a wait for it that must end.
+    /// Whether the client is in the middle of a block of fields: a wait for it that must end.
     #[must_use]
     pub fn is_within_fields(&self) -> bool {
         self.in_fields
@@ -166,6 +174,18 @@ mod tests {
         assert!(!counter.is_flooded());
         counter.passed(Duration::MAX);
         assert_eq!(counter.credit, CREDIT_MAX);
+    }
+
+    #[test]
+    fn an_answer_pays_for_what_its_client_says_about_it() {
+        let mut counter = after(&[]);
+        for _ in 0..10_000 {
+            counter.received(&frame(2, 0, 5));
+            counter.received(&frame(HEADERS, END_HEADERS | END_STREAM, 30));
+            counter.answered();
+            (0..4).for_each(|_| counter.received(&frame(8, 0, 4)));
+        }
+        assert!(!counter.is_flooded());
     }
 
     #[test]

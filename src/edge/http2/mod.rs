@@ -21,11 +21,11 @@ use h2::server::{Builder, SendResponse};
 use h2::{Reason, RecvStream};
 use http::{Request, Version};
 use tokio::sync::Notify;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::edge::alarm::{Alarm, deadline_in};
 use crate::edge::body::BodyReader;
-use crate::edge::connection::Engine;
+use crate::edge::connection::{Engine, LEAVING_PATIENCE};
 use crate::edge::exchange::{Accepted, ConnectionFacts, Exchange};
 use crate::edge::head::HeadLimits;
 use crate::edge::http2::stream::Stream;
@@ -40,6 +40,8 @@ use crate::tls::stream::TlsStream;
 const STREAMS_MAX: u32 = 100;
 /// Requests of one connection that are worked on: those a client has given up among them.
 const LIVE_MAX: usize = 2 * STREAMS_MAX as usize;
+/// With more of them under way, each new one is content with little memory for what the client does not take.
+const MANY: usize = 8;
 /// What a client may send before it is asked for more: on a stream, and on all together. What is not read yet, because its turn has
 /// not come, waits in memory.
 const STREAM_WINDOW: u32 = 256 * 1024;
@@ -88,8 +90,8 @@ enum Event {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Ending {
     No,
-    /// The client was told; what is under way goes on.
-    Told,
+    /// The client was told at that time; what is under way goes on.
+    Told(Instant),
     /// It was cut off, and has until then to take the news.
     Until(Instant),
 }
@@ -115,8 +117,18 @@ pub async fn serve(
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buffer_size(SEND_BUFFER)
         .max_local_error_reset_streams(Some(RESETS_MAX));
-    let Ok(Ok(connection)) = timeout(client.header_timeout, settings.handshake(watched)).await else { return };
-    drop(snapshot);
+    let mut draining = engine.draining.clone();
+    let leaving = async {
+        let _ = draining.wait_for(|draining| *draining).await;
+        sleep(LEAVING_PATIENCE).await;
+    };
+    let greeted = tokio::select! {
+        biased;
+        greeted = timeout(client.header_timeout, settings.handshake(watched)) => greeted,
+        () = leaving => return,
+    };
+    let Ok(Ok(connection)) = greeted else { return };
+    drop((snapshot, draining));
     let driver = Driver {
         connection,
         watch,
@@ -124,9 +136,10 @@ pub async fn serve(
         engine,
         open,
         live: Arc::default(),
+        asked: false,
         idle_since: Instant::now(),
         ending: Ending::No,
-        _conversation: conversation,
+        conversation: Some(Arc::new(conversation)),
     };
     driver.run().await;
 }
@@ -138,10 +151,13 @@ struct Driver {
     engine: Arc<Engine>,
     open: OpenConnection,
     live: Arc<Live>,
+    /// There was a request.
+    asked: bool,
     /// When the last request ended, while none is under way.
     idle_since: Instant,
     ending: Ending,
-    _conversation: Conversation,
+    /// Until all was said that is to be said. The requests have it too: some go on without their client.
+    conversation: Option<Arc<Conversation>>,
 }
 
 impl Driver {
@@ -156,13 +172,14 @@ impl Driver {
         });
         let live = self.live.clone();
         let mut alarm = Alarm::default();
-        let mut busy = false;
+        let mut working = false;
         loop {
-            let now_busy = self.live.count.load(Relaxed) > 0;
-            if busy && !now_busy {
+            let now_working = self.live.count.load(Relaxed) > 0;
+            if working && !now_working {
                 self.idle_since = Instant::now();
             }
-            busy = now_busy;
+            working = now_working;
+            let busy = self.is_busy();
             self.open.set_active(busy);
             let deadline = self.deadline(busy);
             let changed = live.changed.notified();
@@ -171,7 +188,12 @@ impl Driver {
                 match self.connection.poll_accept(cx) {
                     Poll::Ready(Some(Ok(request))) => return Poll::Ready(Event::Request(Box::new(request))),
                     Poll::Ready(Some(Err(error))) => {
-                        tracing::debug!(listener = self.facts.listener.label, %error, "HTTP/2 connection failed");
+                        let listener = &self.facts.listener;
+                        tracing::debug!(listener = listener.label, %error, "HTTP/2 connection failed");
+                        if error.is_library() && error.reason() == Some(Reason::ENHANCE_YOUR_CALM) {
+                            // The library's own limits were met.
+                            listener.metrics.record_closed(Refusal::Http2Flood);
+                        }
                         return Poll::Ready(Event::Over);
                     }
                     Poll::Ready(None) => return Poll::Ready(Event::Over),
@@ -183,7 +205,11 @@ impl Driver {
                 if let Some(trouble) = self.watch.flood().filter(|_| !self.is_cut()) {
                     return Poll::Ready(Event::Trouble(trouble));
                 }
-                if changed.as_mut().poll(cx).is_ready() || self.deadline(busy) < deadline {
+                if self.watch.lingers() {
+                    self.conversation = None;
+                }
+                let is_other = self.is_busy() != busy || self.deadline(busy) < deadline;
+                if changed.as_mut().poll(cx).is_ready() || is_other {
                     return Poll::Ready(Event::Again);
                 }
                 Poll::Pending
@@ -200,13 +226,17 @@ impl Driver {
                 Event::Over => return,
                 Event::Leave => {
                     self.connection.graceful_shutdown();
-                    self.ending = Ending::Told;
-                    self.idle_since = Instant::now();
+                    self.ending = Ending::Told(Instant::now());
                 }
                 Event::Trouble(trouble) => self.cut(trouble),
                 Event::Again => {}
             }
         }
+    }
+
+    /// Whether a request is under way, or what was answered is not all with the socket.
+    fn is_busy(&self) -> bool {
+        self.live.count.load(Relaxed) > 0 || self.connection.has_streams()
     }
 
     fn is_cut(&self) -> bool {
@@ -217,14 +247,19 @@ impl Driver {
     fn deadline(&self, busy: bool) -> Instant {
         let snapshot = self.engine.current.load();
         let client = &snapshot.config.client;
+        let far = deadline_in(Duration::MAX);
+        if self.watch.lingers() {
+            return far;
+        }
         let idle = match self.ending {
             Ending::Until(end) => return end,
-            Ending::Told => self.idle_since + CLOSING_PATIENCE,
-            Ending::No => self.idle_since + client.keepalive_timeout,
+            Ending::Told(at) => self.idle_since.max(at) + CLOSING_PATIENCE,
+            Ending::No if self.asked => self.idle_since + client.keepalive_timeout,
+            Ending::No => self.idle_since + client.header_timeout,
         };
         let silent = self.watch.deadline(client.header_timeout, client.write_idle_timeout);
-        let far = deadline_in(Duration::MAX);
-        silent.unwrap_or(far).min(if busy { far } else { idle })
+        // A client that is waited for is not idle.
+        silent.unwrap_or(if busy { far } else { idle })
     }
 
     /// What the deadline means, now that it has come.
@@ -258,16 +293,23 @@ impl Driver {
 
     /// Serves a request, in a task of its own.
     fn begin(&mut self, (request, mut respond): (Request<RecvStream>, SendResponse<Bytes>)) {
-        if self.live.count.load(Relaxed) >= LIVE_MAX {
+        // One that does not go although it was told to asks on another connection.
+        let is_late = matches!(self.ending, Ending::Told(at) if at.elapsed() > CLOSING_PATIENCE);
+        if is_late || self.live.count.load(Relaxed) >= LIVE_MAX {
             return respond.send_reset(Reason::REFUSED_STREAM);
         }
+        self.asked = true;
         self.live.count.fetch_add(1, Relaxed);
         let live = LiveRequest(self.live.clone());
         let session = self.open_session(request, respond);
-        let engine = self.engine.clone();
+        let (engine, watch, exchange) = (self.engine.clone(), self.watch.clone(), session.exchange().clone());
+        let held = (live, self.conversation.clone());
         tokio::spawn(async move {
-            let _live = live;
+            let _held = held;
             crate::proxy::serve(&engine, session, &mut Arc::default()).await;
+            if !exchange.outcome.client_gone() {
+                watch.answered();
+            }
         });
     }
 
@@ -287,7 +329,7 @@ impl Driver {
             BodyReader::Length(length) => Some(length),
             _ => None,
         };
-        let stream = Stream::new(respond, receive, announced);
+        let stream = Stream::new(respond, receive, announced, self.live.count.load(Relaxed) > MANY);
         Box::new(Session::on_stream(stream, Arc::new(exchange), accepted))
     }
 }

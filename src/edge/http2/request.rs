@@ -20,37 +20,35 @@ const LINE: usize = 4;
 pub fn head(parts: Parts, ends: bool, limits: &HeadLimits) -> Result<Head, Rejection> {
     let Parts { method, uri, mut headers, .. } = parts;
     let target = uri.path_and_query().map(http::uri::PathAndQuery::as_str).unwrap_or_default().to_owned();
-    let size = measure(&method, &target, &headers, limits)?;
+    let request_line = measure_line(&method, &target, limits)?;
     if uri.scheme_str().is_some_and(|scheme| !matches!(scheme, "http" | "https")) {
         return Err(Rejection::new(Reason::BadTarget, "a scheme other than http and https"));
     }
     let (path, absolute) = parse_target(&method, target.as_bytes())?;
-    if path.is_empty() || absolute.is_some() {
+    // Of a request without :path and :authority the library makes one for `/`; the path of the URL is empty all the same.
+    if uri.path().is_empty() || path.is_empty() || absolute.is_some() {
         return Err(Rejection::new(Reason::BadTarget, "target is not a path"));
     }
     let escaped = escape(path);
+    check_host(uri.authority().map(|authority| authority.as_str().as_bytes()), &headers)?;
+    if let Some(authority) = uri.authority() {
+        let host = HeaderValue::from_str(authority.as_str()).map_err(|_| bad_host("invalid :authority"))?;
+        headers.insert(header::HOST, host);
+    }
+    if headers.values().any(|value| value.as_bytes().trim_ascii().len() != value.len()) {
+        return Err(malformed("white space around a field value"));
+    }
+    join_cookies(&mut headers)?;
+    let size = measure_fields(request_line, &headers, limits)?;
     let mut request = RequestHeader::build_no_case(method, &escaped, Some(size.fields + 8))
         .map_err(|_| Rejection::new(Reason::BadTarget, "invalid request target"))?;
     request.set_version(Version::HTTP_11);
-    let authority = uri.authority().map(|authority| authority.as_str().as_bytes().to_vec());
-    check_host(authority.as_deref(), &headers)?;
-    if let Some(authority) = &authority {
-        let host = HeaderValue::from_bytes(authority).map_err(|_| bad_host("invalid :authority"))?;
-        headers.insert(header::HOST, host);
-    }
-    let cookies = cookies(&mut headers)?;
     let mut fields = Fields::new(request, None);
     let mut name = None;
     for (next, value) in headers {
         name = next.or(name);
         let Some(name) = &name else { continue };
-        if value.as_bytes().trim_ascii().len() != value.len() {
-            return Err(malformed("white space around a field value"));
-        }
         fields.field(name.as_str().as_bytes(), value)?;
-    }
-    if let Some(cookies) = cookies {
-        fields.field(b"cookie", cookies)?;
     }
     let body = match (ends, fields.content_length()) {
         (true, _) => BodyReader::Done,
@@ -61,18 +59,18 @@ pub fn head(parts: Parts, ends: bool, limits: &HeadLimits) -> Result<Head, Rejec
     fields.finish_with(body, Bytes::from(target), size)
 }
 
-/// The same limits as in HTTP/1.1, over what the head would be there.
-fn measure(
-    method: &Method,
-    target: &str,
-    headers: &http::HeaderMap,
-    limits: &HeadLimits,
-) -> Result<HeadSize, Rejection> {
+/// Bytes that the request line would have in HTTP/1.1; it has the same limit.
+fn measure_line(method: &Method, target: &str, limits: &HeadLimits) -> Result<usize, Rejection> {
     let request_line = method.as_str().len() + target.len() + " ".len() + " HTTP/1.1".len();
     if request_line > limits.request_line_max {
         let detail = format!("request line longer than {} bytes", limits.request_line_max);
         return Err(Rejection::new(Reason::RequestLineTooLong, detail));
     }
+    Ok(request_line)
+}
+
+/// The same limits as in HTTP/1.1, over the fields that the head would have there.
+fn measure_fields(request_line: usize, headers: &http::HeaderMap, limits: &HeadLimits) -> Result<HeadSize, Rejection> {
     let lengths = || headers.iter().map(|(name, value)| name.as_str().len() + value.len() + LINE);
     let longest_field = lengths().max().unwrap_or_default().saturating_sub(2);
     if longest_field > limits.field_max {
@@ -81,10 +79,10 @@ fn measure(
     if headers.len() > limits.headers_max {
         return Err(too_large(format!("more than {} fields", limits.headers_max)));
     }
-    if request_line + lengths().sum::<usize>() > limits.header_max {
+    if request_line + lengths().sum::<usize>() + 2 * "\r\n".len() > limits.header_max {
         return Err(too_large(format!("head larger than {} bytes", limits.header_max)));
     }
-    Ok(HeadSize { request_line, longest_field, fields: headers.len() + 1 })
+    Ok(HeadSize { request_line, longest_field, fields: headers.len() })
 }
 
 /// One host: where both say it, they say the same (RFC 9113 section 8.3.1).
@@ -100,13 +98,13 @@ fn check_host(authority: Option<&[u8]>, headers: &http::HeaderMap) -> Result<(),
     }
 }
 
-/// The crumbs of a cookie field, which compress better apart, as one (RFC 9113 section 8.2.3).
-fn cookies(headers: &mut http::HeaderMap) -> Result<Option<HeaderValue>, Rejection> {
-    if headers.get_all(header::COOKIE).iter().nth(1).is_none() {
-        return Ok(headers.remove(header::COOKIE));
-    }
+/// Makes the crumbs of a cookie field, which compress better apart, one (RFC 9113 section 8.2.3).
+fn join_cookies(headers: &mut http::HeaderMap) -> Result<(), Rejection> {
     let crumbs: Vec<&[u8]> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
-    let joined = crumbs.join(b"; ".as_slice());
-    headers.remove(header::COOKIE);
-    HeaderValue::from_maybe_shared(Bytes::from(joined)).map(Some).map_err(|_| malformed("invalid field value"))
+    if crumbs.len() > 1 {
+        let joined = Bytes::from(crumbs.join(b"; ".as_slice()));
+        let joined = HeaderValue::from_maybe_shared(joined).map_err(|_| malformed("invalid field value"))?;
+        headers.insert(header::COOKIE, joined);
+    }
+    Ok(())
 }

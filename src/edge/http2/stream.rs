@@ -3,10 +3,11 @@
 //! The library frames and counts windows. Nothing is given to it that the client has not made room for, so that what waits for a
 //! slow client waits where bodies are budgeted.
 
+use std::future::poll_fn;
 use std::io;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
 use http::{HeaderValue, Response, StatusCode, Version, header};
@@ -36,14 +37,22 @@ pub struct Stream {
     received: bool,
     /// Of the body, where the request says its length.
     left: Option<u64>,
+    /// Many others are under way on the connection.
+    is_one_of_many: bool,
 }
 
 impl Stream {
     /// A request whose body is `left` bytes long, if it says so.
     #[must_use]
-    pub fn new(respond: SendResponse<Bytes>, receive: RecvStream, left: Option<u64>) -> Self {
-        let received = receive.is_end_stream();
-        Self { respond, send: None, head: None, ended: false, receive, arrived: Bytes::new(), received, left }
+    pub fn new(respond: SendResponse<Bytes>, receive: RecvStream, left: Option<u64>, is_one_of_many: bool) -> Self {
+        let (received, arrived) = (receive.is_end_stream(), Bytes::new());
+        Self { respond, send: None, head: None, ended: false, receive, arrived, received, left, is_one_of_many }
+    }
+
+    /// Whether so many requests were under way on the connection when this one came that it has to be content with little memory.
+    #[must_use]
+    pub fn is_one_of_many(&self) -> bool {
+        self.is_one_of_many
     }
 
     /// Takes what has come of the body.
@@ -178,11 +187,27 @@ impl Stream {
             };
         }
         let from_out = room.min(out.len());
-        let piece = if from_out > 0 { out.split_to(from_out).freeze() } else { data.split_to(room.min(data.len())) };
+        let piece = if from_out > 0 { out.split_to(from_out).freeze() } else { split_off(data, room) };
         let sent = piece.len();
         self.ended = end && sent == length;
         send.send_data(piece, self.ended).map_err(broken)?;
         Poll::Ready(Ok(sent))
+    }
+
+    /// Takes up to `most` bytes more of a body that nobody wants, and drops them; until it ends, or the client resets the stream. Some
+    /// clients lose an answer when the reset comes with it (curl 7.88 is one), and this lets them end by themselves.
+    pub async fn discard(&mut self, most: u64) {
+        let mut discarded = 0;
+        while !self.received && discarded <= most {
+            match poll_fn(|cx| self.poll_heard(cx, true)).await {
+                Ok(_) => {
+                    if let Step::Data(data) = self.step() {
+                        discarded += data.len() as u64;
+                    }
+                }
+                Err(_) => return,
+            }
+        }
     }
 
     /// Ends the stream. One that is whole is left to the library, which sends what it has; any other is reset.
@@ -194,6 +219,16 @@ impl Stream {
             }
         }
     }
+}
+
+/// Takes up to `room` bytes off `data`. A little of much is copied: waiting for the socket, it would hold all of it.
+fn split_off(data: &mut Bytes, room: usize) -> Bytes {
+    if room < COPY_BELOW && room < data.len() {
+        let piece = Bytes::copy_from_slice(data.get(..room).unwrap_or_default());
+        data.advance(piece.len());
+        return piece;
+    }
+    data.split_to(room.min(data.len()))
 }
 
 fn broken(error: h2::Error) -> io::Error {

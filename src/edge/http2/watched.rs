@@ -1,15 +1,17 @@
 //! The byte stream below an HTTP/2 connection, looked at on its way: frames are counted, and waits for the client timed.
 
+use std::future::Future;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep, sleep};
 
+use crate::edge::connection::{LINGER_SILENCE, LINGER_TIME};
 use crate::edge::http2::flood::Counter;
 use crate::tls::peer::Server;
 use crate::tls::stream::TlsStream;
@@ -27,7 +29,7 @@ pub enum Trouble {
     Idle,
 }
 
-/// What was seen. The connection's task alone uses it; the lock is never waited for.
+/// What was seen. Whoever has the lock has it for a moment.
 #[derive(Debug)]
 pub struct Watch(Mutex<Seen>);
 
@@ -40,12 +42,24 @@ struct Seen {
     fields_since: Option<Instant>,
     /// Since when the socket takes nothing.
     stalled_since: Option<Instant>,
+    /// All was said, and the client is waited for to close.
+    lingers: bool,
 }
 
 impl Watch {
     /// Whether the client has sent more than its share of frames that only cost.
     pub fn flood(&self) -> Option<Trouble> {
         self.0.lock().counter.is_flooded().then_some(Trouble::Flood)
+    }
+
+    /// A request was answered to the end.
+    pub fn answered(&self) {
+        self.0.lock().counter.answered();
+    }
+
+    /// Whether nothing more is sent or used: the connection ends by itself, soon.
+    pub fn lingers(&self) -> bool {
+        self.0.lock().lingers
     }
 
     /// When a wait for the client is over, if there is one: for the end of a block of fields, or to take something.
@@ -102,14 +116,50 @@ impl Watch {
 pub struct Watched {
     stream: Box<TlsStream<Server>>,
     watch: Arc<Watch>,
+    lingering: Option<Lingering>,
+}
+
+/// Reading on for a while after the last word: closed on bytes that nobody read, such as window updates for what the client is still
+/// reading, the connection would be reset under it.
+#[derive(Debug)]
+struct Lingering {
+    end: Instant,
+    silence: Pin<Box<Sleep>>,
+}
+
+impl Lingering {
+    fn new() -> Self {
+        Self { end: Instant::now() + LINGER_TIME, silence: Box::pin(sleep(LINGER_SILENCE)) }
+    }
+
+    fn poll(&mut self, stream: &mut TlsStream<Server>, cx: &mut Context<'_>) -> Poll<()> {
+        let mut scratch = [0; 1024];
+        loop {
+            if self.silence.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(());
+            }
+            let mut read = ReadBuf::new(&mut scratch);
+            match ready!(Pin::new(&mut *stream).poll_read(cx, &mut read)) {
+                Ok(()) if !read.filled().is_empty() => {
+                    self.silence.as_mut().reset(self.end.min(Instant::now() + LINGER_SILENCE));
+                }
+                _ => return Poll::Ready(()),
+            }
+        }
+    }
 }
 
 impl Watched {
     #[must_use]
     pub fn new(stream: Box<TlsStream<Server>>) -> Self {
-        let seen =
-            Seen { counter: Counter::default(), credited: Instant::now(), fields_since: None, stalled_since: None };
-        Self { stream, watch: Arc::new(Watch(Mutex::new(seen))) }
+        let seen = Seen {
+            counter: Counter::default(),
+            credited: Instant::now(),
+            fields_since: None,
+            stalled_since: None,
+            lingers: false,
+        };
+        Self { stream, watch: Arc::new(Watch(Mutex::new(seen))), lingering: None }
     }
 
     /// What is seen of it.
@@ -164,6 +214,11 @@ impl AsyncWrite for Watched {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.get_mut().stream).poll_shutdown(cx)
+        let this = self.get_mut();
+        if this.lingering.is_none() {
+            ready!(Pin::new(&mut *this.stream).poll_shutdown(cx))?;
+            this.watch.0.lock().lingers = true;
+        }
+        this.lingering.get_or_insert_with(Lingering::new).poll(&mut this.stream, cx).map(Ok)
     }
 }

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use crate::config::model::{ClientLimits, MIN_RATE_GRACE};
 use crate::edge::alarm::{NEVER, deadline_in};
+use crate::edge::exchange::Exchange;
 use crate::edge::response_writer::{Framing, Persistence, put_chunk_size, write_head};
 use crate::edge::session::wait::{AHEAD_READ, Event};
 use crate::edge::session::wire::{Http1, Wire};
@@ -198,8 +199,7 @@ impl Session {
         if !self.exchange.control.spools_response() {
             return false;
         }
-        let depot = &self.exchange.snapshot.shared.depot;
-        let backlog = self.backlog.get_or_insert_with(|| Box::new(Backlog::new(Spooled::new(depot, Keep::Once))));
+        let backlog = self.backlog.get_or_insert_with(|| Box::new(Backlog::of(&self.exchange, &self.wire)));
         // What is refused stays where it is, in its order.
         let mut kept = Ok(());
         if !self.out.is_empty() {
@@ -227,8 +227,7 @@ impl Session {
     async fn make_room(&mut self, data: &mut Bytes) -> Result<()> {
         if self.is_drained() {
             let piece = if self.out.is_empty() { std::mem::take(data) } else { self.out.split().freeze() };
-            let depot = &self.exchange.snapshot.shared.depot;
-            self.backlog.get_or_insert_with(|| Box::new(Backlog::new(Spooled::new(depot, Keep::Once)))).piece = piece;
+            self.backlog.get_or_insert_with(|| Box::new(Backlog::of(&self.exchange, &self.wire))).piece = piece;
         }
         self.write_backlog().await
     }
@@ -273,9 +272,9 @@ impl Session {
         self.backlog.as_ref().is_none_or(|backlog| backlog.is_empty())
     }
 
-    /// Whether the socket was, too.
+    /// Whether the socket was, too; who cannot be written to is owed nothing.
     fn is_sent(&self) -> bool {
-        self.is_drained() && !self.wire.has_pending() && !self.wire.owes(self.ended)
+        self.discarding || (self.is_drained() && !self.wire.has_pending() && !self.wire.owes(self.ended))
     }
 
     fn mark_answered(&self) {
@@ -326,8 +325,9 @@ pub(super) struct Backlog {
 }
 
 impl Backlog {
-    fn new(spooled: Spooled) -> Self {
-        Self { spooled, piece: Bytes::new(), lamented: false }
+    fn of(exchange: &Exchange, wire: &Wire) -> Self {
+        let new = if wire.is_one_of_many() { Spooled::frugal } else { Spooled::new };
+        Self { spooled: new(&exchange.snapshot.shared.depot, Keep::Once), piece: Bytes::new(), lamented: false }
     }
 
     /// Fetches the next piece where none is at hand; whether there is one. Cancel safe.

@@ -55,6 +55,14 @@ impl Wire {
         }
     }
 
+    /// Whether the client has many other requests under way on the same connection.
+    pub fn is_one_of_many(&self) -> bool {
+        match self {
+            Self::Http1(_) => false,
+            Self::Http2(stream) => stream.is_one_of_many(),
+        }
+    }
+
     /// Bytes that have come and were not taken.
     pub fn ahead(&self) -> usize {
         match self {

@@ -6,6 +6,7 @@
 //!
 //! - [`Gateway`]: the program, started with a configuration, watched and checked at its end
 //! - [`Client`]: a raw HTTP/1.1 client that reads strictly
+//! - [`http2::Http2`]: a client of HTTP/2 that keeps to the rules; [`http2_frames::Http2Frames`]: one that sends frames as they are
 //! - [`Origin`]: an upstream that does exactly what a closure says; [`PythonServer`]: a real one; [`Example`]: one of
 //!   `examples/` as a whole
 //! - [`tls`]: certificates, and connections with TLS for all of these
@@ -22,6 +23,8 @@ mod eventually;
 pub mod example;
 mod gateway;
 mod grammar;
+pub mod http2;
+pub mod http2_frames;
 mod message;
 mod metrics;
 mod origin;
