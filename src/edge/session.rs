@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use http::{Method, Version};
+use http::{Method, StatusCode, Version};
 use pingora_error::{Error, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use tokio::time::Instant;
@@ -172,6 +172,8 @@ impl Session {
     pub async fn release(self: Box<Self>) -> Option<Returned> {
         let torn = !self.ended || self.backlog.as_ref().is_some_and(|backlog| !backlog.is_empty());
         let broken = self.discarding || torn || self.exchange.outcome.client_gone();
+        // Whoever speaks WebSocket may be in the midst of a frame.
+        let may_talk = self.response.as_ref().is_some_and(|it| it.status == StatusCode::SWITCHING_PROTOCOLS);
         let Self { wire, alarm, exchange, keep_alive, framing, .. } = *self;
         let Http1 { mut connection, mut body } = match wire {
             Wire::Http1(http1) => http1,
@@ -193,7 +195,7 @@ impl Session {
         let whole = body.is_done() || (keep_alive && Box::pin(discard(&mut connection, &mut body)).await);
         if keep_alive && whole {
             Some(Returned::Reuse(connection))
-        } else if whole && connection.buf.is_empty() && exchange.refusal.is_none() {
+        } else if whole && connection.buf.is_empty() && exchange.refusal.is_none() && !may_talk {
             connection.transport.farewell();
             None
         } else {

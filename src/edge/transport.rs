@@ -128,10 +128,12 @@ impl Transport {
         }
     }
 
-    /// Has the kernel ask a client that says nothing whether it is still there.
-    pub fn keep_alive(&self, probes: &TcpKeepalive) {
+    /// Has the kernel ask a client that says nothing whether it is still there, and give up one that does not confirm for `limit`
+    /// what it is sent.
+    pub fn keep_alive(&self, probes: &TcpKeepalive, limit: Duration) {
         // A Unix socket has nobody to ask.
         let _ = self.with_socket(|socket| socket.set_tcp_keepalive(probes));
+        let _ = self.with_socket(|socket| socket.set_tcp_user_timeout(Some(limit)));
     }
 
     fn with_socket<T>(&self, act: impl FnOnce(SockRef<'_>) -> T) -> T {

@@ -21,7 +21,7 @@ pub async fn run(session: &mut Session, active: &mut Active, upgraded: Upgraded)
     match agreement(active, &upgraded) {
         Ok(head) => session.take_switch(Box::new(head)),
         Err(error) => {
-            active.rejection = Some(Rejection::new(Reason::Internal, error.to_string()));
+            active.rejection.get_or_insert_with(|| Rejection::new(Reason::Internal, error.to_string()));
             return;
         }
     }

@@ -26,7 +26,7 @@ pub enum Verdict {
     Pass(usize),
     /// The head is not whole: keep them, and bring more.
     Wait,
-    /// The server switches protocols as it was asked to; so many bytes are the head of its answer.
+    /// The server switches protocols as it was asked to; so many bytes are the head of its answer, with what came before it.
     Switched(usize, Box<Switched>),
 }
 
@@ -91,7 +91,7 @@ impl Judge {
                     };
                     let head = head::read(rest.get(..end).unwrap_or_default(), self.expected)?;
                     if let Some(switched) = head.switched {
-                        return Ok(Verdict::Switched(end, Box::new(switched)));
+                        return Ok(Verdict::Switched(passed + end, Box::new(switched)));
                     }
                     passed += end;
                     self.at = match head.framing {

@@ -3,8 +3,12 @@
 The paths of wsgi.py, and:
 …/duplex              every piece of the body twice, as it comes
 /events?count=&gap=   server-sent events, one every gap seconds
+/events-until-disconnect   one event, and then as the next
 /until-disconnect     waits for http.disconnect, then appends one line to $RECORD_FILE
-WebSocket, any path   echoes every message; closes with 1000 on "bye"
+WebSocket, any path   echoes every message; closes with 1000 on "bye", with 4001 and "why" on "bye 4001 why"; where
+                      there is a $RECORD_FILE, notes the code it was closed with
+/refuse               a WebSocket is refused before it begins
+/whoami               the scope is the first message; the first subprotocol is taken
 """
 
 import asyncio
@@ -29,12 +33,12 @@ def described(scope):
         "server": "asgi",
         "pid": os.getpid(),
         "client": scope.get("client"),
-        "scheme": scope["scheme"],
+        "scheme": scope.get("scheme"),
         "path": scope["path"],
         "raw_path": (scope.get("raw_path") or b"").decode("latin-1"),
         "root_path": scope.get("root_path"),
         "query_string": scope["query_string"].decode("latin-1"),
-        "http_version": scope["http_version"],
+        "http_version": scope.get("http_version"),
         "headers": [[name.decode("latin-1"), value.decode("latin-1")] for name, value in scope["headers"]],
     }
 
@@ -60,18 +64,28 @@ async def lifespan(receive, send):
             return
 
 
-async def websocket(receive, send):
+async def websocket(scope, receive, send):
     await receive()
-    await send({"type": "websocket.accept"})
+    if scope["path"] == "/refuse":
+        await send({"type": "websocket.close", "code": 1000})
+        return
+    subprotocols = scope.get("subprotocols") or [None]
+    await send({"type": "websocket.accept", "subprotocol": subprotocols[0]})
+    if scope["path"] == "/whoami":
+        await send({"type": "websocket.send", "text": json.dumps(described(scope))})
     while True:
         message = await receive()
         if message["type"] == "websocket.disconnect":
+            if "RECORD_FILE" in os.environ:
+                record(f"disconnect {message.get('code')}")
             return
-        if message.get("text") == "bye":
-            await send({"type": "websocket.close", "code": 1000})
+        text = message.get("text")
+        if text is not None and text.split(" ")[0] == "bye":
+            code, reason = (text.split(" ")[1:] + ["1000", ""])[:2]
+            await send({"type": "websocket.close", "code": int(code), "reason": reason})
             return
-        if message.get("text") is not None:
-            await send({"type": "websocket.send", "text": message["text"]})
+        if text is not None:
+            await send({"type": "websocket.send", "text": text})
         else:
             await send({"type": "websocket.send", "bytes": message["bytes"]})
 
@@ -153,6 +167,12 @@ async def http(scope, receive, send):
         os.kill(os.getpid(), signal.SIGKILL)
     elif path == "/events":
         await events(send, int(argument("count", "10")), float(argument("gap", "0.1")))
+    elif path == "/events-until-disconnect":
+        await start(send, 200, (b"content-type", b"text/event-stream"))
+        await send({"type": "http.response.body", "body": b"data: here\n\n", "more_body": True})
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        record(who)
     elif path == "/until-disconnect":
         while (await receive())["type"] != "http.disconnect":
             pass
@@ -165,6 +185,6 @@ async def app(scope, receive, send):
     if scope["type"] == "lifespan":
         await lifespan(receive, send)
     elif scope["type"] == "websocket":
-        await websocket(receive, send)
+        await websocket(scope, receive, send)
     else:
         await http(scope, receive, send)

@@ -32,12 +32,17 @@ mod tls_versions;
 
 // The way of a request.
 mod browser;
+mod event_streams;
 mod examples;
 mod forwarding;
 mod hosts;
 mod hsts;
 mod python_servers;
 mod routing;
+mod websocket;
+mod websocket_closing;
+mod websocket_opening;
+mod websocket_slot;
 
 // The app's side.
 mod balancing;
@@ -54,6 +59,7 @@ mod retries;
 mod spool_budgets;
 mod spool_requests;
 mod spool_responses;
+mod strict_responses;
 mod upstream_failures;
 mod upstream_tls;
 

@@ -145,8 +145,9 @@ impl Fields {
         } else if self.content_length == Some(0) {
             self.keep(b"content-length", HeaderValue::from_static("0"))?;
         }
-        let upgrade = body.is_done() && self.asks_for_websocket(version);
         let keep_alive = self.apply_connection(version);
+        // By what goes on: a field that Connection names does not.
+        let upgrade = body.is_done() && self.asks_for_websocket(version);
         let expects_continue = self.expects_continue && version == Version::HTTP_11 && !body.is_done();
         Ok(Head {
             request: self.request,

@@ -14,6 +14,7 @@ use socket2::TcpKeepalive;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
+use crate::edge::alarm::Alarm;
 use crate::edge::session::Session;
 use crate::edge::session::wire::{Http1, Wire};
 use crate::edge::transport::Transport;
@@ -22,7 +23,7 @@ use crate::upstream::upgrade::Upgraded;
 
 /// What is read of the app at once.
 const READ: usize = 8 * 1024;
-/// For the other side to close, once one has; and for all to end, once we have said that it is over.
+/// For the app to close, once the client has; and for all to end, once the app has closed or we have said that it is over.
 const CLOSING_PATIENCE: Duration = Duration::from_secs(10);
 const PARTING_PATIENCE: Duration = Duration::from_secs(1);
 /// A close frame of a server with status 1001, going away (RFC 6455 sections 5.5.1 and 7.4.1).
@@ -52,53 +53,30 @@ impl Session {
         };
         exchange.outcome.mark_answered(response.as_ref().map_or(101, |response| response.status.as_u16()));
         *ended = true;
-        connection
-            .transport
-            .keep_alive(&TcpKeepalive::new().with_time(SILENCE).with_interval(PROBE_EVERY).with_retries(PROBES));
+        look_after(&connection.transport);
+        let head = out.len();
+        let up = Way { pending: connection.buf.split(), ..Way::default() };
+        let down = Way { pending: out.split(), ..Way::default() };
         let mut tunnel = Tunnel {
+            moved: (up.pending.len(), 0),
             transport: &mut connection.transport,
             socket: upgraded.socket,
-            up: Way { pending: connection.buf.split(), ..Way::default() },
-            down: Way { pending: out.split(), ..Way::default() },
+            up,
+            down,
             frames: Frames::default(),
             parting: false,
-            moved: (0, 0),
         };
         tunnel.take_from_app(&upgraded.received);
-        let mut closing = pin!(closing);
-        let mut deadline = Instant::now() + idle;
-        loop {
-            let before = tunnel.progress();
-            let turn = poll_fn(|cx| {
-                let ended = tunnel.poll(cx);
-                if !tunnel.parting && closing.as_mut().poll(cx).is_ready() {
-                    return Poll::Ready(Turn::Part);
-                }
-                match ended {
-                    Poll::Ready(_) => Poll::Ready(Turn::Over),
-                    Poll::Pending if tunnel.progress() != before => Poll::Ready(Turn::Moved),
-                    Poll::Pending => Poll::Pending,
-                }
-            });
-            match alarm.before(deadline, turn).await {
-                Some(Turn::Over) => break,
-                Some(Turn::Moved) if tunnel.parting => {}
-                Some(Turn::Moved) if tunnel.up.ended || tunnel.down.ended => {
-                    deadline = deadline.min(Instant::now() + CLOSING_PATIENCE);
-                }
-                Some(Turn::Moved) => deadline = Instant::now() + idle,
-                // Out of patience, or once more nothing.
-                None if tunnel.parting || tunnel.up.ended || tunnel.down.ended => break,
-                Some(Turn::Part) | None => {
-                    tunnel.part();
-                    deadline = Instant::now() + PARTING_PATIENCE;
-                }
-            }
-        }
+        tunnel.run(alarm, idle, closing).await;
         let (received, sent) = tunnel.moved;
         exchange.outcome.count_body(received);
-        exchange.outcome.count_sent(sent);
+        exchange.outcome.count_sent(sent.saturating_sub(head));
     }
+}
+
+fn look_after(transport: &Transport) {
+    let probes = TcpKeepalive::new().with_time(SILENCE).with_interval(PROBE_EVERY).with_retries(PROBES);
+    transport.keep_alive(&probes, SILENCE + PROBE_EVERY * PROBES);
 }
 
 enum Turn {
@@ -123,6 +101,42 @@ struct Tunnel<'a> {
 }
 
 impl Tunnel<'_> {
+    /// See [`Session::tunnel`].
+    async fn run(&mut self, alarm: &mut Alarm, idle: Duration, closing: impl Future<Output = ()>) {
+        let mut closing = pin!(closing);
+        let mut deadline = Instant::now() + idle;
+        loop {
+            let before = self.progress();
+            let turn = poll_fn(|cx| {
+                let ended = self.poll(cx);
+                if !self.parting && closing.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(Turn::Part);
+                }
+                match ended {
+                    Poll::Ready(_) => Poll::Ready(Turn::Over),
+                    Poll::Pending if self.progress() != before => Poll::Ready(Turn::Moved),
+                    Poll::Pending => Poll::Pending,
+                }
+            });
+            match alarm.before(deadline, turn).await {
+                Some(Turn::Over) => break,
+                Some(Turn::Moved) if self.parting => {}
+                Some(Turn::Moved) if self.up.ended || self.down.ended => {
+                    // An app that has closed waits for a goodbye at most, and its slot for somebody else.
+                    let patience = if self.down.ended { PARTING_PATIENCE } else { CLOSING_PATIENCE };
+                    deadline = deadline.min(Instant::now() + patience);
+                }
+                Some(Turn::Moved) => deadline = Instant::now() + idle,
+                // Out of patience, or once more nothing.
+                None if self.parting || self.up.ended || self.down.ended => break,
+                Some(Turn::Part) | None => {
+                    self.part();
+                    deadline = Instant::now() + PARTING_PATIENCE;
+                }
+            }
+        }
+    }
+
     /// What changes when something happens.
     fn progress(&self) -> ((usize, usize), bool, bool) {
         (self.moved, self.up.ended, self.down.ended)
@@ -141,11 +155,10 @@ impl Tunnel<'_> {
 
     fn poll_up(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
-            while !self.up.pending.is_empty() {
-                let written = ready!(Pin::new(&mut self.socket).poll_write(cx, &self.up.pending))?;
-                self.up.pending.advance(written);
+            if ready!(self.poll_to_app(cx)).is_err() {
+                // The app takes no more. What it has said before is the client's all the same.
+                self.up = Way { ended: true, told: true, ..Way::default() };
             }
-            ready!(Pin::new(&mut self.socket).poll_flush(cx))?;
             if self.up.ended {
                 if !std::mem::replace(&mut self.up.told, true) {
                     self.socket.half_close();
@@ -159,6 +172,15 @@ impl Tunnel<'_> {
                 received => self.moved.0 += received,
             }
         }
+    }
+
+    fn poll_to_app(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut socket = Pin::new(&mut self.socket);
+        while !self.up.pending.is_empty() {
+            let written = ready!(socket.as_mut().poll_write(cx, &self.up.pending))?;
+            self.up.pending.advance(written);
+        }
+        socket.poll_flush(cx)
     }
 
     fn poll_down(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -197,11 +219,13 @@ impl Tunnel<'_> {
         }
     }
 
-    /// Tells the client that we go, between two frames.
+    /// Tells the client that we go, between two frames, unless the app has said goodbye itself.
     fn part(&mut self) {
         self.parting = true;
         if self.frames.is_between() && !self.down.ended {
-            self.down.pending.extend_from_slice(&GOING_AWAY);
+            if !self.frames.closed {
+                self.down.pending.extend_from_slice(&GOING_AWAY);
+            }
             self.down.ended = true;
         }
     }
@@ -215,6 +239,8 @@ struct Frames {
     filled: usize,
     /// Bytes of its payload that are to come.
     left: u64,
+    /// A close frame was among them: none may follow.
+    closed: bool,
 }
 
 impl Frames {
@@ -247,7 +273,7 @@ impl Frames {
 
     /// Reads the head once it is whole.
     fn read_head(&mut self) {
-        let [_, length, rest @ ..] = self.head;
+        let [first, length, rest @ ..] = self.head;
         if self.filled < 2 {
             return;
         }
@@ -265,12 +291,114 @@ impl Frames {
             _ => rest.iter().take(extended).fold(0, |sum, byte| sum << 8 | u64::from(*byte)),
         };
         self.filled = 0;
+        self.closed |= first & 0x0f == 8;
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::future::pending;
+
+    use socket2::SockRef;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream, UnixStream};
+
     use super::*;
+    use crate::net::Plain;
+
+    /// Runs a tunnel over socket pairs beside `story`, which has the client's and the app's ends. How long the tunnel lasted.
+    async fn beside<T>(
+        idle: Duration,
+        closing: impl Future<Output = ()>,
+        story: impl AsyncFnOnce(UnixStream, UnixStream) -> T,
+    ) -> (Duration, T) {
+        let (client, ours) = UnixStream::pair().unwrap();
+        let (theirs, app) = UnixStream::pair().unwrap();
+        let mut transport = Transport::Plain(Plain::Unix(ours));
+        let mut tunnel = Tunnel {
+            transport: &mut transport,
+            socket: Socket::Plain(Plain::Unix(theirs)),
+            up: Way::default(),
+            down: Way::default(),
+            frames: Frames::default(),
+            parting: false,
+            moved: (0, 0),
+        };
+        let started = Instant::now();
+        let mut alarm = Alarm::default();
+        let run = async {
+            tunnel.run(&mut alarm, idle, closing).await;
+            started.elapsed()
+        };
+        tokio::join!(run, story(client, app))
+    }
+
+    const HOUR: Duration = Duration::from_hours(1);
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_silent_for_the_idle_time_is_told_goodbye() {
+        let (lasted, ()) = beside(HOUR, pending(), async |mut client, mut app| {
+            let started = Instant::now();
+            // Whatever moves, either way, begins the time anew.
+            for (minutes, from_app) in [(59, false), (118, true)] {
+                tokio::time::sleep_until(started + Duration::from_mins(minutes)).await;
+                let (from, to) = if from_app { (&mut app, &mut client) } else { (&mut client, &mut app) };
+                from.write_all(&frame(3, false)).await.unwrap();
+                let mut came = [0; 5];
+                to.read_exact(&mut came).await.unwrap();
+                assert_eq!(came[..], frame(3, false));
+            }
+            let mut goodbye = Vec::new();
+            client.read_to_end(&mut goodbye).await.unwrap();
+            assert_eq!(goodbye, GOING_AWAY);
+            let minutes = started.elapsed().as_secs() / 60;
+            assert!((177..=179).contains(&minutes), "after {minutes} minutes");
+        })
+        .await;
+        // Nor is an answer waited for.
+        assert!((177 * 60..=179 * 60 + 2).contains(&lasted.as_secs()), "{lasted:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_said_goodbye_is_not_told_again() {
+        let said = [0x88, 2, 3, 0xE8];
+        let (_, came) = beside(HOUR, tokio::time::sleep(HOUR / 2), async |mut client, mut app| {
+            app.write_all(&said).await.unwrap();
+            let mut came = Vec::new();
+            client.read_to_end(&mut came).await.unwrap();
+            came
+        })
+        .await;
+        assert_eq!(came, said);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn once_one_side_has_closed_the_other_does_not_hold_the_slot_for_long() {
+        for (is_app, patience) in [(true, PARTING_PATIENCE), (false, CLOSING_PATIENCE)] {
+            let (lasted, kept) = beside(HOUR, pending(), async |client, app| {
+                let (closed, kept) = if is_app { (app, client) } else { (client, app) };
+                drop(closed);
+                kept
+            })
+            .await;
+            assert_eq!(lasted.as_secs(), patience.as_secs());
+            drop(kept);
+        }
+    }
+
+    #[tokio::test]
+    async fn the_kernel_gives_up_who_does_not_answer() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let transport = Transport::Plain(Plain::Tcp(listener.accept().await.unwrap().0));
+        look_after(&transport);
+        let Transport::Plain(Plain::Tcp(stream)) = transport else { panic!("plain TCP") };
+        let socket = SockRef::from(&stream);
+        assert!(socket.keepalive().unwrap());
+        assert_eq!((socket.tcp_keepalive_time().unwrap(), socket.tcp_keepalive_retries().unwrap()), (SILENCE, PROBES));
+        // Probes are sent only where nothing is on its way: what was sent and never confirmed has a limit of its own.
+        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(Duration::from_secs(120)));
+    }
 
     fn frame(length: usize, mask: bool) -> Vec<u8> {
         let bit = if mask { 0x80 } else { 0 };

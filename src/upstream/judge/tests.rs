@@ -78,11 +78,13 @@ fn what_stands_behind_a_response_is_not_passed_on() {
         assert_eq!(whole(PLAIN, more.as_bytes()), Ok((text.as_bytes().to_vec(), true)), "{text:?}");
     }
     let head = b"HTTP/1.1 101 x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: y\r\n\r\n";
-    let bytes = [&head[..], b"\x81\x05hello"].concat();
-    let verdict = Judge::new(UPGRADE).judge(&bytes);
-    let Ok(Verdict::Switched(length, switched)) = verdict else { panic!("{verdict:?}") };
-    assert_eq!(length, head.len());
-    assert_eq!(switched.fields[2].0, "sec-websocket-accept");
+    for interim in ["", "HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n"] {
+        let bytes = [interim.as_bytes(), head, b"\x81\x05hello"].concat();
+        let verdict = Judge::new(UPGRADE).judge(&bytes);
+        let Ok(Verdict::Switched(length, switched)) = verdict else { panic!("{verdict:?}") };
+        assert_eq!(length, interim.len() + head.len());
+        assert_eq!(switched.fields[2].0, "sec-websocket-accept");
+    }
 }
 
 #[test]

@@ -138,6 +138,7 @@ impl Client {
     pub fn read_raw(&mut self, count: usize) -> Vec<u8> {
         match self.wire.read_raw(count) {
             Ok(bytes) => bytes,
+            Err(Broken::TruncatedHead(came)) if came.len() > 1000 => panic!("only {} of {count} bytes", came.len()),
             Err(broken) => panic!("no {count} bytes: {broken:?}"),
         }
     }

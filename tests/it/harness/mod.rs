@@ -32,6 +32,7 @@ mod process;
 mod python;
 mod socket;
 pub mod tls;
+pub mod websocket;
 mod wire;
 
 pub use client::Client;

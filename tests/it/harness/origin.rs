@@ -335,6 +335,25 @@ impl Connection {
         self.shared.stopped.wait_at_most(Duration::from_mins(10));
     }
 
+    /// Exactly `count` bytes that are part of no request: after an upgrade. None: fewer came.
+    pub fn read_raw(&mut self, count: usize) -> Option<Vec<u8>> {
+        self.wire.read_raw(count).ok()
+    }
+
+    /// Whether nothing has come so far of what follows the last request. It does not wait.
+    pub fn has_nothing_ahead(&mut self) -> bool {
+        self.stream.set_nonblocking(true).unwrap();
+        let read = self.wire.fill();
+        self.stream.set_nonblocking(false).unwrap();
+        matches!(read, Err(Broken::TimedOut)) && self.wire.ahead().is_empty()
+    }
+
+    /// What comes until the gateway closes or breaks the connection.
+    pub fn read_rest(&mut self) -> Vec<u8> {
+        while matches!(self.wire.fill(), Ok(1..)) {}
+        self.wire.ahead().to_vec()
+    }
+
     /// Waits until the gateway closes; false if it sent something, or stayed, instead.
     pub fn peer_closed(&mut self) -> bool {
         matches!(self.wire.fill(), Ok(0) | Err(Broken::Reset))
