@@ -184,7 +184,13 @@ impl Driver {
             let deadline = self.deadline(busy);
             let changed = live.changed.notified();
             let mut changed = pin!(changed);
+            let mut is_woken = false;
             let happened = poll_fn(|cx| {
+                if std::mem::take(&mut is_woken) {
+                    // By one stream, most likely: others that are ready have their turn first, and go out in one write.
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
                 match self.connection.poll_accept(cx) {
                     Poll::Ready(Some(Ok(request))) => return Poll::Ready(Event::Request(Box::new(request))),
                     Poll::Ready(Some(Err(error))) => {
@@ -212,6 +218,7 @@ impl Driver {
                 if changed.as_mut().poll(cx).is_ready() || is_other {
                     return Poll::Ready(Event::Again);
                 }
+                is_woken = true;
                 Poll::Pending
             });
             let event = match alarm.before(deadline, happened).await {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use bytes::{Buf, BytesMut};
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
@@ -15,6 +16,9 @@ use crate::edge::connection::{LINGER_SILENCE, LINGER_TIME};
 use crate::edge::http2::flood::Counter;
 use crate::tls::peer::Server;
 use crate::tls::stream::TlsStream;
+
+/// What is gathered before it is sent; a frame may go beyond it.
+const GATHERED_MAX: usize = 48 * 1024;
 
 /// Why a connection is ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,6 +120,8 @@ impl Watch {
 pub struct Watched {
     stream: Box<TlsStream<Server>>,
     watch: Arc<Watch>,
+    /// Written by the library, and not sent yet.
+    gathered: BytesMut,
     lingering: Option<Lingering>,
 }
 
@@ -159,7 +165,7 @@ impl Watched {
             stalled_since: None,
             lingers: false,
         };
-        Self { stream, watch: Arc::new(Watch(Mutex::new(seen))), lingering: None }
+        Self { stream, watch: Arc::new(Watch(Mutex::new(seen))), gathered: BytesMut::new(), lingering: None }
     }
 
     /// What is seen of it.
@@ -183,12 +189,25 @@ impl AsyncRead for Watched {
     }
 }
 
+impl Watched {
+    /// Sends what was gathered.
+    fn poll_gathered(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.gathered.is_empty() {
+            let written = self.stream.poll_write_both(cx, &self.gathered, &[]);
+            self.watch.wrote(&written);
+            self.gathered.advance(ready!(written)?);
+        }
+        if self.gathered.capacity() > 0 {
+            self.gathered = BytesMut::new();
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// Frames are gathered until the library has no more for now: each by itself would be a system call, and a record of its own.
 impl AsyncWrite for Watched {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        let written = Pin::new(&mut *this.stream).poll_write(cx, buf);
-        this.watch.wrote(&written);
-        written
+        self.poll_write_vectored(cx, &[IoSlice::new(buf)])
     }
 
     fn poll_write_vectored(
@@ -197,9 +216,13 @@ impl AsyncWrite for Watched {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        let written = Pin::new(&mut *this.stream).poll_write_vectored(cx, bufs);
-        this.watch.wrote(&written);
-        written
+        if this.gathered.len() >= GATHERED_MAX {
+            ready!(this.poll_gathered(cx))?;
+        }
+        let length = bufs.iter().map(|part| part.len()).sum();
+        this.gathered.reserve(length);
+        bufs.iter().for_each(|part| this.gathered.extend_from_slice(part));
+        Poll::Ready(Ok(length))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -208,6 +231,7 @@ impl AsyncWrite for Watched {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        ready!(this.poll_gathered(cx))?;
         let flushed = Pin::new(&mut *this.stream).poll_flush(cx);
         this.watch.wrote(&if flushed.is_pending() { Poll::Pending } else { Poll::Ready(Ok(0)) });
         flushed
@@ -216,6 +240,7 @@ impl AsyncWrite for Watched {
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if this.lingering.is_none() {
+            ready!(this.poll_gathered(cx))?;
             ready!(Pin::new(&mut *this.stream).poll_shutdown(cx))?;
             this.watch.0.lock().lingers = true;
         }
