@@ -4,6 +4,8 @@
 
 use bytes::{Buf, Bytes, BytesMut};
 
+use crate::header::grammar::{is_text_byte, is_token_byte};
+
 /// Bytes of one chunk-size line with its extensions.
 const CHUNK_LINE_MAX: usize = 256;
 /// Bytes of all chunk extensions of one body: they carry nothing and are paid for by us.
@@ -237,17 +239,6 @@ fn check_trailer(line: &[u8]) -> Result<(), Malformed> {
     let (name, value) = line.split_at_checked(colon).unwrap_or_default();
     let valid = !name.is_empty() && name.iter().all(|b| is_token_byte(*b)) && value.iter().all(|b| is_text_byte(*b));
     if valid { Ok(()) } else { Err(Malformed("invalid trailer")) }
-}
-
-/// RFC 9110 section 5.6.2.
-#[must_use]
-pub fn is_token_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
-}
-
-/// Field content: visible, space, tab, or obs-text.
-fn is_text_byte(byte: u8) -> bool {
-    byte == b'\t' || (byte >= b' ' && byte != 0x7f)
 }
 
 #[cfg(test)]

@@ -15,7 +15,8 @@ use pingora_http::RequestHeader;
 pub(super) use fields::Fields;
 
 use crate::config::model::ClientLimits;
-use crate::edge::body::{BodyReader, is_token_byte};
+use crate::edge::body::BodyReader;
+use crate::header::grammar::is_token_byte;
 use crate::header::request_hygiene::FieldKind;
 use crate::proxy::rejection::{Reason, Rejection};
 

@@ -5,6 +5,7 @@
 pub mod client_address;
 mod forwarded;
 pub mod forwarding;
+pub mod grammar;
 pub mod hop_by_hop;
 pub mod request_hygiene;
 pub mod request_id;

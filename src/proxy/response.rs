@@ -60,20 +60,23 @@ fn route_read_timeout(active: &Active) -> Option<Duration> {
 }
 
 fn is_event_stream(response: &ResponseHeader) -> bool {
-    let media = response.headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
-    media.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii().eq_ignore_ascii_case(b"text/event-stream")
+    media_type(response).eq_ignore_ascii_case(b"text/event-stream")
+}
+
+/// The media type without its parameters; empty where there is none.
+fn media_type(response: &ResponseHeader) -> &[u8] {
+    let content_type = response.headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+    content_type.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii()
 }
 
 /// Whether the response is one that is sent as it is made: keeping the difference for a slow client would only make what it gets
 /// old.
 fn is_stream(response: &ResponseHeader) -> bool {
-    let says = |name: &HeaderName, is: fn(&[u8]) -> bool| {
-        response.headers.get(name).is_some_and(|value| is(value.as_bytes().trim_ascii()))
-    };
-    says(&X_ACCEL_BUFFERING, |value| value.eq_ignore_ascii_case(b"no")) || says(&header::CONTENT_TYPE, is_stream_type)
+    let unbuffered = response.headers.get(X_ACCEL_BUFFERING).map(HeaderValue::as_bytes).unwrap_or_default();
+    unbuffered.trim_ascii().eq_ignore_ascii_case(b"no") || is_stream_type(media_type(response))
 }
 
-fn is_stream_type(content_type: &[u8]) -> bool {
+fn is_stream_type(media: &[u8]) -> bool {
     const STREAMS: [&[u8]; 5] = [
         b"text/event-stream",
         b"multipart/x-mixed-replace",
@@ -81,7 +84,6 @@ fn is_stream_type(content_type: &[u8]) -> bool {
         b"application/stream+json",
         b"application/grpc",
     ];
-    let media = content_type.split(|b| *b == b';').next().unwrap_or_default().trim_ascii();
     // gRPC comes with a suffix that names its coding: application/grpc+proto.
     let media = media
         .split(|b| *b == b'+')

@@ -12,7 +12,9 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf, BytesMut};
-use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, InsufficientSizeError, UnbufferedStatus};
+use rustls::unbuffered::{
+    ConnectionState, EncodeError, EncodeTlsData, EncryptError, InsufficientSizeError, UnbufferedStatus,
+};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 
 use crate::net::Plain;
@@ -190,12 +192,7 @@ impl<P: Peer> TlsStream<P> {
                     true
                 }
                 Ok(ConnectionState::EncodeTlsData(mut message)) => {
-                    append(&mut self.outgoing, |room| {
-                        message.encode(room).map_err(|error| match error {
-                            EncodeError::InsufficientSize(InsufficientSizeError { required_size }) => required_size,
-                            EncodeError::AlreadyEncoded => 0,
-                        })
-                    });
+                    encode(&mut self.outgoing, &mut message);
                     true
                 }
                 // It is in our hands by now, whether or not the socket has it.
@@ -227,12 +224,7 @@ impl<P: Peer> TlsStream<P> {
     fn take_alert(&mut self) {
         while self.peer.agreed().wants_write() {
             let Ok(ConnectionState::EncodeTlsData(mut message)) = self.peer.process(&mut []).state else { break };
-            append(&mut self.outgoing, |room| {
-                message.encode(room).map_err(|error| match error {
-                    EncodeError::InsufficientSize(InsufficientSizeError { required_size }) => required_size,
-                    EncodeError::AlreadyEncoded => 0,
-                })
-            });
+            encode(&mut self.outgoing, &mut message);
         }
         let _ = self.poll_send(&mut Context::from_waker(Waker::noop()));
     }
@@ -370,6 +362,16 @@ fn next_record<'a: 'b, 'b>(first: &mut &'a [u8], second: &mut &'a [u8], gathered
         to_body.copy_from_slice(body);
     }
     gathered.get(..length).unwrap_or_default()
+}
+
+/// Appends a message of the protocol itself.
+fn encode<D>(out: &mut BytesMut, message: &mut EncodeTlsData<'_, D>) {
+    append(out, |room| {
+        message.encode(room).map_err(|error| match error {
+            EncodeError::InsufficientSize(InsufficientSizeError { required_size }) => required_size,
+            EncodeError::AlreadyEncoded => 0,
+        })
+    });
 }
 
 /// Appends what `write` puts into the room it is given. It says how much it needs where that is too little.

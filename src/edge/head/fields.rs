@@ -6,7 +6,8 @@ use http::{HeaderName, HeaderValue, Method, Version};
 use pingora_http::RequestHeader;
 
 use super::{Dropped, Head, HeadSize, bad_host, framing, malformed, trim};
-use crate::edge::body::{BodyReader, is_token_byte};
+use crate::edge::body::BodyReader;
+use crate::header::grammar::is_token_byte;
 use crate::header::hop_by_hop::{ConnectionOptions, listed_fields};
 use crate::header::request_hygiene::{FieldKind, classify};
 use crate::proxy::rejection::{Reason, Rejection};

@@ -1,7 +1,7 @@
 //! The chunked coding of a response, followed without taking it apart (RFC 9112 section 7.1).
 
 use super::Malformed;
-use super::head::{is_token_byte, is_value_byte};
+use crate::header::grammar::{is_text_byte, is_token_byte};
 
 /// Bytes of a size line with its extensions, and of the trailer section.
 const SIZE_LINE_MAX: usize = 256;
@@ -82,7 +82,7 @@ impl Chunks {
             (At::Size, _) => Err(Malformed("invalid chunk size")),
             (At::Extension, _) if self.length > SIZE_LINE_MAX => Err(Malformed("chunk line too long")),
             (At::Extension, b'\r') => Ok(At::SizeEnd),
-            (At::Extension, byte) if is_value_byte(byte) => Ok(At::Extension),
+            (At::Extension, byte) if is_text_byte(byte) => Ok(At::Extension),
             (At::Extension, _) => Err(Malformed("invalid chunk extension")),
             (At::SizeEnd, b'\n') => {
                 (self.length, self.digits) = (0, 0);
@@ -114,7 +114,7 @@ impl Chunks {
             (At::TrailerStart | At::TrailerName, byte) if is_token_byte(byte) => Ok(At::TrailerName),
             (At::TrailerName, b':') => Ok(At::TrailerValue),
             (At::TrailerValue, b'\r') => Ok(At::TrailerEnd),
-            (At::TrailerValue, byte) if is_value_byte(byte) => Ok(At::TrailerValue),
+            (At::TrailerValue, byte) if is_text_byte(byte) => Ok(At::TrailerValue),
             _ => Err(Malformed("invalid trailer")),
         }
     }

@@ -3,6 +3,7 @@
 use http::{HeaderName, HeaderValue};
 
 use super::Malformed;
+use crate::header::grammar::{is_text_byte, is_token_byte};
 
 /// Bytes of a head, and lines of it. What a client is given is bounded by them.
 const HEAD_MAX: usize = 64 * 1024;
@@ -100,7 +101,7 @@ fn status_line(line: &[u8]) -> Result<(u16, bool), Malformed> {
     if !b.is_ascii_digit() || !c.is_ascii_digit() {
         return Err(Malformed("invalid status"));
     }
-    if !reason.is_empty() && (reason.first() != Some(&b' ') || !reason.iter().all(|byte| is_value_byte(*byte))) {
+    if !reason.is_empty() && (reason.first() != Some(&b' ') || !reason.iter().all(|byte| is_text_byte(*byte))) {
         return Err(Malformed("invalid reason phrase"));
     }
     let digit = |byte: u8| u16::from(byte - b'0');
@@ -125,7 +126,7 @@ impl Fields {
         if name.is_empty() || !name.iter().all(|byte| is_token_byte(*byte)) {
             return Err(Malformed("invalid field name"));
         }
-        if !value.iter().all(|byte| is_value_byte(*byte)) {
+        if !value.iter().all(|byte| is_text_byte(*byte)) {
             return Err(Malformed("invalid field value"));
         }
         // Few names are looked at, and their lengths tell most apart.
@@ -205,13 +206,4 @@ impl Fields {
         }
         Ok(Switched { fields })
     }
-}
-
-pub(super) fn is_token_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
-}
-
-/// Visible, blank, or beyond ASCII (RFC 9110 section 5.5).
-pub(super) fn is_value_byte(byte: u8) -> bool {
-    matches!(byte, b'\t' | b' '..=b'~' | 0x80..)
 }
