@@ -53,7 +53,7 @@ fn version_1(buf: &mut BytesMut) -> Result<Option<Announced>, Malformed> {
     };
     let line = buf.split_to(lf + 1);
     let line = line.strip_suffix(b"\r\n").ok_or(Malformed("line feed without carriage return"))?;
-    let line = std::str::from_utf8(line).map_err(|_| Malformed("byte outside ASCII"))?;
+    let line = std::str::from_utf8(line).ok().filter(|line| line.is_ascii()).ok_or(Malformed("byte outside ASCII"))?;
     let mut words = line.split(' ').skip(1);
     let kind = words.next().unwrap_or_default();
     if kind == "UNKNOWN" {

@@ -81,6 +81,11 @@ fn a_configuration_is_used_or_its_errors_have_a_place() {
 }
 
 #[test]
+fn a_connection_is_of_whom_its_proxy_says() {
+    run("proxy_protocol", 20_000);
+}
+
+#[test]
 fn every_target_is_fuzzed() {
     let manifest = fs::read_to_string(folder().join("Cargo.toml")).unwrap();
     let listed: Vec<_> = manifest.lines().filter_map(|line| line.strip_prefix("path = \"bin/")).collect();

@@ -13,12 +13,13 @@ pub mod head;
 pub mod host;
 pub mod path;
 pub mod patterns;
+pub mod proxy_protocol;
 
 /// What is done with one input.
 pub type Check = fn(&[u8]);
 
 /// Every target by its name, which is also that of its file, its corpus and its dictionary.
-pub const ALL: [(&str, Check); 7] = [
+pub const ALL: [(&str, Check); 8] = [
     ("head", head::check),
     ("chunks", chunks::check),
     ("forwarded", forwarded::check),
@@ -26,4 +27,5 @@ pub const ALL: [(&str, Check); 7] = [
     ("path", path::check),
     ("patterns", patterns::check),
     ("config", config::check),
+    ("proxy_protocol", proxy_protocol::check),
 ];
