@@ -169,7 +169,7 @@ impl Session {
         if self.out.is_empty() && data.is_empty() && !self.wire.owes(self.ended) {
             return Ok(());
         }
-        if self.is_drained() && self.write_now(&mut data).await.is_err() {
+        if self.is_drained() && self.write_promptly(&mut data).await.is_err() {
             return self.client_left();
         }
         self.mark_answered();
@@ -179,6 +179,20 @@ impl Session {
             }
         }
         Ok(())
+    }
+
+    /// Writes what the client takes. In HTTP/2 the connection's task has its turns in between: what the library has taken for it
+    /// is all that can be given until then.
+    async fn write_promptly(&mut self, data: &mut Bytes) -> io::Result<()> {
+        loop {
+            let before = self.out.len() + data.len();
+            self.write_now(data).await?;
+            let left = self.out.len() + data.len();
+            if left == 0 || left == before || matches!(self.wire, Wire::Http1(_)) {
+                return Ok(());
+            }
+            tokio::task::yield_now().await;
+        }
     }
 
     /// Writes without waiting.
