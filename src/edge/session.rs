@@ -33,6 +33,7 @@ use crate::edge::session::wire::{Http1, Wire};
 use crate::proxy::rejection::Reason;
 use crate::spool::Spooled;
 use crate::upstream::flow::Flow;
+use crate::upstream::read_ahead::ReadAhead;
 
 /// What is read at once of a body.
 const BODY_READ: usize = 32 * 1024;
@@ -65,6 +66,8 @@ pub struct Session {
     spooled: Option<Box<Spooled>>,
     /// Whether the connection to the app could send what it was given of the body.
     flow: Option<Arc<Flow>>,
+    /// How far the response is read ahead.
+    ahead: Option<Arc<ReadAhead>>,
     /// It was given a piece, and had no turn since.
     gave: bool,
     /// Since when it could not send anything, and how much it had sent then.
@@ -119,6 +122,7 @@ impl Session {
             request,
             spooled: None,
             flow: None,
+            ahead: None,
             gave: false,
             stalled: None,
             body_wait: None,

@@ -45,8 +45,11 @@ pub async fn begin(session: &mut Session, active: &mut Active) -> Result<(), Rej
             () = session.departure() => return Err(Reason::ClientClosed.into()),
         };
         if connected {
-            if let Some(stream) = active.connection.as_mut().filter(|_| active.exchange.has_body) {
-                session.hand_on_to(stream.flow());
+            if let Some(stream) = &mut active.connection {
+                stream.obey(session.read_ahead());
+                if active.exchange.has_body {
+                    session.hand_on_to(stream.flow());
+                }
             }
             return Ok(());
         }

@@ -10,7 +10,7 @@ use super::depot::Depot;
 use super::disk::Disk;
 use super::memory::Memory;
 use super::reserved_file::Short;
-use super::{BLOCK, SMALL_BLOCK};
+use super::{BLOCK, LEAST_BLOCK};
 
 /// What becomes of bytes that were read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,7 +51,7 @@ impl std::error::Error for Full {
     }
 }
 
-/// A body: a FIFO of bytes. Dropped, it gives everything back; a large file is closed by the blocking pool, and its
+/// A body: a FIFO of bytes. Dropped, it gives everything back; a large file is closed by a thread of the depot, and its
 /// budget is free when it is.
 ///
 /// What it costs: in memory up to `memory_per_body`, then on disk, and then one [`BLOCK`](super::BLOCK) of memory that
@@ -71,6 +71,8 @@ pub struct Spooled {
     read: u64,
     /// Of what was announced, what was not pushed.
     promised: u64,
+    /// What is written to the file at once, and read.
+    block: usize,
     keep: Keep,
     refused_budget: bool,
     refused_body: bool,
@@ -87,19 +89,22 @@ impl Spooled {
             pushed: 0,
             read: 0,
             promised: 0,
+            block: BLOCK,
             keep,
             refused_budget: false,
             refused_body: false,
         }
     }
 
-    /// An empty body that takes little memory, and goes to its file early: one of many that wait for one and the same client.
-    /// Where nothing goes to files, it is as any other.
+    /// An empty body that costs about `memory` bytes at most, and goes to its file early if that is little: half of it before it does,
+    /// half for what is to be written. Where nothing goes to files, it is as any other.
     #[must_use]
-    pub fn frugal(depot: &Arc<Depot>, keep: Keep) -> Self {
+    pub fn within(depot: &Arc<Depot>, keep: Keep, memory: usize) -> Self {
         let mut body = Self::new(depot, keep);
-        if depot.limits().disk > 0 {
-            body.memory = Memory::frugal();
+        if depot.has_disk() {
+            let half = memory / 2;
+            body.memory = Memory::of_at_most(half as u64);
+            body.block = half.clamp(LEAST_BLOCK, BLOCK);
         }
         body
     }
@@ -201,8 +206,7 @@ impl Spooled {
     }
 
     fn new_disk(&self) -> Box<Disk> {
-        let block = if self.memory.is_frugal() { SMALL_BLOCK } else { BLOCK };
-        Box::new(Disk::new(self.depot.clone(), block))
+        Box::new(Disk::new(self.depot.clone(), self.block))
     }
 
     /// What is said of a refusal, and counted once.

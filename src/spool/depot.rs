@@ -8,11 +8,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use parking_lot::Mutex;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
 
-/// Reads and writes that run on the disk at once. A disk that hangs holds this many threads of the runtime's blocking
-/// pool and no more; whatever else needs that pool still finds some.
-const JOBS: usize = 32;
+/// Reads and writes that run on the disk at once. Most are copies from and to the page cache, so a few threads keep up with
+/// many processors.
+const JOBS: usize = 8;
 
 /// `[spool]` of the configuration. All amounts are bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,8 +66,35 @@ pub struct Depot {
     pub(super) counts: Counts,
     dir: Mutex<Arc<Path>>,
     jobs: Arc<Semaphore>,
+    threads: DiskThreads,
     #[cfg(test)]
     pub(super) faults: super::fault_tests::Faults,
+}
+
+/// Threads that wait for the disk, as many as there are jobs. One that hangs holds these and no others: the runtime's blocking pool
+/// has other work, and would begin a new thread for each job that finds none idle.
+#[derive(Debug)]
+struct DiskThreads(Option<Runtime>);
+
+impl DiskThreads {
+    fn new() -> Self {
+        // It has nothing that could fail: no driver, and no thread before there is a job.
+        let runtime = Builder::new_current_thread().thread_name("spool").max_blocking_threads(JOBS).build();
+        Self(runtime.ok())
+    }
+
+    fn run<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
+        match &self.0 {
+            Some(runtime) => runtime.spawn_blocking(job),
+            None => tokio::task::spawn_blocking(job),
+        }
+    }
+}
+
+impl Drop for DiskThreads {
+    fn drop(&mut self) {
+        self.0.take().into_iter().for_each(Runtime::shutdown_background);
+    }
 }
 
 /// An amount that is shared, in bytes.
@@ -97,6 +126,7 @@ impl Depot {
             counts: Counts::default(),
             dir: Mutex::new(limits.dir.into()),
             jobs: Arc::new(Semaphore::new(JOBS)),
+            threads: DiskThreads::new(),
             #[cfg(test)]
             faults: super::fault_tests::Faults::default(),
         })
@@ -145,14 +175,31 @@ impl Depot {
         }
     }
 
+    /// Whether anything may go to files.
+    pub(super) fn has_disk(&self) -> bool {
+        self.disk.limit.load(Relaxed) > 0
+    }
+
     /// Where files are made now.
     pub(super) fn dir(&self) -> Arc<Path> {
         self.dir.lock().clone()
     }
 
-    /// Waits until the disk may be given one more job. Cancel safe. None never comes: the semaphore is not closed.
-    pub(super) async fn job(&self) -> Option<OwnedSemaphorePermit> {
-        self.jobs.clone().acquire_owned().await.ok()
+    /// Has a thread do what waits for the disk. Waits itself until one is free, so that a job whose body is gone by then is not
+    /// begun. Cancel safe; once begun, it goes on.
+    pub(super) async fn begin<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
+        // The semaphore is never closed.
+        let permit = self.jobs.clone().acquire_owned().await.ok();
+        self.threads.run(move || {
+            let done = job();
+            drop(permit);
+            done
+        })
+    }
+
+    /// Has a thread do it when one is free, whatever becomes of the caller.
+    pub(super) fn dispose(&self, job: impl FnOnce() + Send + 'static) {
+        drop(self.threads.run(job));
     }
 }
 

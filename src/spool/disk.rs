@@ -1,14 +1,14 @@
 //! The part of a body that is on disk: what was written to the file, and a tail in memory that is not yet a block.
 //!
-//! A write waits for the disk when the system holds too many dirty pages, so it always runs on the blocking pool. A
-//! read is first tried against the page cache, where the pages just written are, and goes to the pool only if it would
+//! A write waits for the disk when the system holds too many dirty pages, so it always runs on a thread of its own. A
+//! read is first tried against the page cache, where the pages just written are, and goes to a thread only if it would
 //! wait. Reads and writes of one body never overlap in the file: reading stays below `written`, writing begins there.
 
 use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::task::JoinHandle;
 
 use super::BLOCK;
 use super::body::{Full, Keep};
@@ -45,7 +45,7 @@ pub(super) struct Disk {
     reading: Option<Reading>,
 }
 
-/// A read on the blocking pool.
+/// A read on a thread.
 #[derive(Debug)]
 struct Reading {
     at: u64,
@@ -128,14 +128,9 @@ impl Disk {
             self.writing = None;
         }
         let added = (self.tail.len() + data.len()) as u64;
-        let permit = self.depot.job().await;
         let (file, tail, at) = (self.file.clone(), self.tail.clone(), self.written);
-        let task = self.writing.insert(spawn_blocking(move || {
-            let result = file.write(&[&tail, &data], at);
-            drop(permit);
-            result
-        }));
-        let result = task.await;
+        let begun = self.depot.begin(move || file.write(&[&tail, &data], at)).await;
+        let result = self.writing.insert(begun).await;
         self.writing = None;
         result.map_err(io::Error::from).flatten().map_err(Full::Io)?;
         self.written += added;
@@ -169,13 +164,9 @@ impl Disk {
             {
                 return Ok(piece);
             }
-            let permit = self.depot.job().await;
             let file = self.file.clone();
-            let task = spawn_blocking(move || {
-                let read = (file.read(at, len), punch.map(|to| (to, file.punch(from, to))));
-                drop(permit);
-                read
-            });
+            let read = move || (file.read(at, len), punch.map(|to| (to, file.punch(from, to))));
+            let task = self.depot.begin(read).await;
             self.reading = Some(Reading { at, task });
         }
         let Some(reading) = &mut self.reading else { return Err(io::ErrorKind::NotFound.into()) };

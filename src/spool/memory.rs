@@ -7,8 +7,8 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
+use super::BLOCK;
 use super::depot::Budget;
-use super::{BLOCK, FRUGAL_MEMORY};
 
 /// Pieces below this many bytes are copied.
 const SMALL: usize = 8 << 10;
@@ -17,7 +17,7 @@ const SMALL: usize = 8 << 10;
 const FIRST_BLOCK: u64 = 4 << 10;
 
 /// Bytes in memory, and what of the budget they cost.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Memory {
     /// The first piece has its place here: most bodies have no other. Empty: there are no pieces.
     first: Piece,
@@ -31,8 +31,14 @@ pub(super) struct Memory {
     spare: u64,
     /// Where reading goes on if what was read is kept: the piece (the block comes after the last), and the place in it.
     at: (usize, usize),
-    /// This body has little, whatever others may have.
-    frugal: bool,
+    /// What this body may cost, whatever others may.
+    most: u64,
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self::of_at_most(u64::MAX)
+    }
 }
 
 #[derive(Debug, Default)]
@@ -42,13 +48,18 @@ struct Piece {
 }
 
 impl Memory {
-    /// Of a body that has little here.
-    pub fn frugal() -> Self {
-        Self { frugal: true, ..Self::default() }
-    }
-
-    pub fn is_frugal(&self) -> bool {
-        self.frugal
+    /// Of a body that may cost so much here, and no more than any.
+    pub fn of_at_most(most: u64) -> Self {
+        Self {
+            first: Piece::default(),
+            rest: VecDeque::new(),
+            block: Vec::new(),
+            block_cost: 0,
+            held: 0,
+            spare: 0,
+            at: (0, 0),
+            most,
+        }
     }
 
     /// Takes the budget for `bytes` that will come; whether one body may have so much, and it was there.
@@ -127,7 +138,7 @@ impl Memory {
     }
 
     fn most(&self, budget: &Budget) -> u64 {
-        if self.frugal { FRUGAL_MEMORY.min(budget.per_body()) } else { budget.per_body() }
+        self.most.min(budget.per_body())
     }
 
     /// What the block has place for, in bytes.

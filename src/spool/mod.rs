@@ -29,6 +29,5 @@ pub use file::check_dir;
 /// What is written to a file at once, and the most that a piece read has, in bytes.
 pub const BLOCK: usize = 64 << 10;
 
-/// The same for a body that is [frugal](Spooled::frugal), and what it has in memory before it goes to a file.
-const SMALL_BLOCK: usize = 16 << 10;
-const FRUGAL_MEMORY: u64 = 8 << 10;
+/// The least of that, for a body that is to have little memory.
+const LEAST_BLOCK: usize = 4 << 10;

@@ -12,7 +12,6 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 use rustix::fs::FallocateFlags;
 use rustix::io::{Errno, ReadWriteFlags};
-use tokio::runtime::Handle;
 
 use super::depot::Depot;
 use super::file;
@@ -182,12 +181,9 @@ impl Drop for ReservedFile {
     fn drop(&mut self) {
         let reserved = *self.reserved.get_mut();
         let closing = Closing { depot: self.depot.clone(), reserved, file: self.file.take() };
-        if closing.file.is_some()
-            && reserved > CLOSE_HERE
-            && let Ok(runtime) = Handle::try_current()
-        {
-            // If the runtime is on its way out and drops the closure unrun, the file is closed all the same.
-            runtime.spawn_blocking(move || drop(closing));
+        if closing.file.is_some() && reserved > CLOSE_HERE {
+            // If the threads are on their way out and drop the closure unrun, the file is closed all the same.
+            self.depot.dispose(move || drop(closing));
         }
     }
 }

@@ -20,6 +20,7 @@ pub mod peer;
 mod pool;
 mod queue;
 mod reach;
+pub mod read_ahead;
 mod registry;
 pub mod resolve;
 pub mod retry;

@@ -14,7 +14,7 @@
 //!
 //! # How it is read
 //! What the server sends is judged before Pingora sees it, see [`Judge`]. An upgrade that the server has agreed to is not for
-//! Pingora: it is told of an error, and the connection goes to [`Upgrade`].
+//! Pingora: it is told of an error, and the connection goes to [`Upgrade`]. No more is read than the session says: [`ReadAhead`].
 //!
 //! # How it is written
 //! No write waits and none fails, so that Pingora always gets to read: see [`Flow`].
@@ -34,6 +34,7 @@ use crate::upstream::endpoint::Lease;
 use crate::upstream::flow::Flow;
 use crate::upstream::judge::{Expected, Judge, Malformed, Switched, Verdict};
 use crate::upstream::pool::Pool;
+use crate::upstream::read_ahead::ReadAhead;
 use crate::upstream::socket::{Secured, Sight, Socket};
 use crate::upstream::upgrade::{Upgrade, Upgraded};
 
@@ -63,6 +64,8 @@ pub struct UpstreamStream {
     owed: u64,
     /// Where the one who gives the body sees how far it got.
     flow: Option<Arc<Flow>>,
+    /// Where the one who takes the response says how far it is read ahead.
+    ahead: Option<Arc<ReadAhead>>,
     state: State,
     /// What follows the response; none before [`UpstreamStream::expect`].
     judge: Option<Judge>,
@@ -109,6 +112,7 @@ impl UpstreamStream {
             head_written: false,
             owed: 0,
             flow: None,
+            ahead: None,
             state: State::InUse,
             judge: None,
             kept: BytesMut::new(),
@@ -154,6 +158,11 @@ impl UpstreamStream {
     /// Where the one who gives the body sees how far it got, and ends it.
     pub fn flow(&mut self) -> Arc<Flow> {
         self.flow.get_or_insert_default().clone()
+    }
+
+    /// Has `ahead` say how far is read.
+    pub fn obey(&mut self, ahead: Arc<ReadAhead>) {
+        self.ahead = Some(ahead);
     }
 
     /// Whoever goes on using the stream was not the pool that asked.
@@ -264,8 +273,30 @@ impl UpstreamStream {
 }
 
 impl UpstreamStream {
-    /// Reads what belongs to the response. Usually a head comes whole: it is judged where it lies.
+    /// Reads no more than the session says.
     fn poll_judged(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let room = match &self.ahead {
+            Some(ahead) => ready!(ahead.poll_room(cx, buf.remaining())),
+            None => buf.remaining(),
+        };
+        let before = buf.filled().len();
+        let read = if room < buf.remaining() {
+            let mut part = ReadBuf::new(buf.initialize_unfilled_to(room));
+            let read = self.poll_response(cx, &mut part);
+            let count = part.filled().len();
+            buf.advance(count);
+            read
+        } else {
+            self.poll_response(cx, buf)
+        };
+        if let Some(ahead) = &self.ahead {
+            ahead.record_read(buf.filled().len() - before);
+        }
+        read
+    }
+
+    /// Reads what belongs to the response. Usually a head comes whole: it is judged where it lies.
+    fn poll_response(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let Self { socket: Some(socket), judge, kept, judged, .. } = self else { return Poll::Ready(Ok(())) };
         let Some(judge) = judge else { return Pin::new(socket).poll_read(cx, buf) };
         while judged.is_empty() {

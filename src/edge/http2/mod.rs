@@ -29,7 +29,7 @@ use crate::edge::connection::{Engine, LEAVING_PATIENCE};
 use crate::edge::exchange::{Accepted, ConnectionFacts, Exchange};
 use crate::edge::head::HeadLimits;
 use crate::edge::http2::stream::Stream;
-use crate::edge::http2::watched::{Trouble, Watched};
+use crate::edge::http2::watched::{Link, Trouble, Watch};
 use crate::edge::session::Session;
 use crate::observe::metrics::{OpenConnection, Refusal};
 use crate::state::Conversation;
@@ -40,14 +40,12 @@ use crate::tls::stream::TlsStream;
 const STREAMS_MAX: u32 = 100;
 /// Requests of one connection that are worked on: those a client has given up among them.
 const LIVE_MAX: usize = 2 * STREAMS_MAX as usize;
-/// With more of them under way, each new one is content with little memory for what the client does not take.
-const MANY: usize = 8;
 /// What a client may send before it is asked for more: on a stream, and on all together. What is not read yet, because its turn has
 /// not come, waits in memory.
 const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = 512 * 1024;
 /// Of a response, what the library keeps beyond what the socket took.
-const SEND_BUFFER: usize = 32 * 1024;
+const SEND_BUFFER: usize = 64 * 1024;
 /// Heads are limited by the configuration; beyond so many times that the library answers by itself, without a log line.
 const HEADER_LIST_FACTOR: usize = 4;
 /// Streams that we have to reset because of what the client does on them, in the life of a connection.
@@ -55,13 +53,19 @@ const RESETS_MAX: usize = 256;
 /// For a connection to end once it was told to, and nothing is under way on it.
 const CLOSING_PATIENCE: Duration = Duration::from_secs(1);
 
-type Connection = h2::server::Connection<Watched, Bytes>;
+type Connection = h2::server::Connection<Link, Bytes>;
 
 /// How many requests are under way.
 #[derive(Debug, Default)]
-struct Live {
+pub struct Live {
     count: AtomicUsize,
     changed: Notify,
+}
+
+impl Live {
+    fn count(&self) -> usize {
+        self.count.load(Relaxed)
+    }
 }
 
 /// One of them, until dropped.
@@ -107,8 +111,7 @@ pub async fn serve(
     let engine = Arc::new(engine);
     let snapshot = engine.snapshot();
     let client = &snapshot.config.client;
-    let watched = Watched::new(stream);
-    let watch = watched.watch();
+    let watch = Watch::new(stream);
     let mut settings = Builder::new();
     settings
         .max_concurrent_streams(STREAMS_MAX)
@@ -124,11 +127,12 @@ pub async fn serve(
     };
     let greeted = tokio::select! {
         biased;
-        greeted = timeout(client.header_timeout, settings.handshake(watched)) => greeted,
+        greeted = timeout(client.header_timeout, settings.handshake(Link(watch.clone()))) => greeted,
         () = leaving => return,
     };
     let Ok(Ok(connection)) = greeted else { return };
     drop((snapshot, draining));
+    watch.gather();
     let driver = Driver {
         connection,
         watch,
@@ -146,7 +150,7 @@ pub async fn serve(
 
 struct Driver {
     connection: Connection,
-    watch: Arc<watched::Watch>,
+    watch: Arc<Watch>,
     facts: Arc<ConnectionFacts>,
     engine: Arc<Engine>,
     open: OpenConnection,
@@ -174,7 +178,7 @@ impl Driver {
         let mut alarm = Alarm::default();
         let mut working = false;
         loop {
-            let now_working = self.live.count.load(Relaxed) > 0;
+            let now_working = self.live.count() > 0;
             if working && !now_working {
                 self.idle_since = Instant::now();
             }
@@ -214,6 +218,9 @@ impl Driver {
                 if self.watch.lingers() {
                     self.conversation = None;
                 }
+                if let Poll::Ready(Err(_)) = self.watch.poll_send(cx) {
+                    return Poll::Ready(Event::Over);
+                }
                 let is_other = self.is_busy() != busy || self.deadline(busy) < deadline;
                 if changed.as_mut().poll(cx).is_ready() || is_other {
                     return Poll::Ready(Event::Again);
@@ -243,7 +250,7 @@ impl Driver {
 
     /// Whether a request is under way, or what was answered is not all with the socket.
     fn is_busy(&self) -> bool {
-        self.live.count.load(Relaxed) > 0 || self.connection.has_streams()
+        self.live.count() > 0 || self.connection.has_streams()
     }
 
     fn is_cut(&self) -> bool {
@@ -302,7 +309,7 @@ impl Driver {
     fn begin(&mut self, (request, mut respond): (Request<RecvStream>, SendResponse<Bytes>)) {
         // One that does not go although it was told to asks on another connection.
         let is_late = matches!(self.ending, Ending::Told(at) if at.elapsed() > CLOSING_PATIENCE);
-        if is_late || self.live.count.load(Relaxed) >= LIVE_MAX {
+        if is_late || self.live.count() >= LIVE_MAX {
             return respond.send_reset(Reason::REFUSED_STREAM);
         }
         self.asked = true;
@@ -336,7 +343,7 @@ impl Driver {
             BodyReader::Length(length) => Some(length),
             _ => None,
         };
-        let stream = Stream::new(respond, receive, announced, self.live.count.load(Relaxed) > MANY);
+        let stream = Stream::new(respond, receive, announced, self.live.clone());
         Box::new(Session::on_stream(stream, Arc::new(exchange), accepted))
     }
 }

@@ -5,6 +5,7 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -14,11 +15,14 @@ use http::{HeaderValue, Response, StatusCode, Version, header};
 use pingora_http::ResponseHeader;
 
 use crate::edge::body::Step;
+use crate::edge::http2::Live;
 use crate::edge::response_writer::{date, nominated};
 use crate::header::hop_by_hop::is_hop_by_hop_response;
 
 /// What is given to the library at once.
 const PIECE_MAX: usize = 16 * 1024;
+/// What the client does not take of all responses on a connection: in memory up to about so much, in bytes.
+const RESPONSES_MEMORY: usize = 1536 * 1024;
 /// Pieces of a body below this are copied: each would hold a whole block of what was read with it.
 const COPY_BELOW: usize = 4 * 1024;
 
@@ -37,22 +41,22 @@ pub struct Stream {
     received: bool,
     /// Of the body, where the request says its length.
     left: Option<u64>,
-    /// Many others are under way on the connection.
-    is_one_of_many: bool,
+    /// The requests that are under way on the connection.
+    live: Arc<Live>,
 }
 
 impl Stream {
     /// A request whose body is `left` bytes long, if it says so.
     #[must_use]
-    pub fn new(respond: SendResponse<Bytes>, receive: RecvStream, left: Option<u64>, is_one_of_many: bool) -> Self {
+    pub fn new(respond: SendResponse<Bytes>, receive: RecvStream, left: Option<u64>, live: Arc<Live>) -> Self {
         let (received, arrived) = (receive.is_end_stream(), Bytes::new());
-        Self { respond, send: None, head: None, ended: false, receive, arrived, received, left, is_one_of_many }
+        Self { respond, send: None, head: None, ended: false, receive, arrived, received, left, live }
     }
 
-    /// Whether so many requests were under way on the connection when this one came that it has to be content with little memory.
+    /// This one's part of the memory that the connection's responses may have as long as the client does not take them, in bytes.
     #[must_use]
-    pub fn is_one_of_many(&self) -> bool {
-        self.is_one_of_many
+    pub fn memory_share(&self) -> usize {
+        RESPONSES_MEMORY / self.live.count().max(1)
     }
 
     /// Takes what has come of the body.

@@ -33,9 +33,20 @@ pub enum Trouble {
     Idle,
 }
 
-/// What was seen. Whoever has the lock has it for a moment.
+/// The byte stream, in the hands of the library and of the connection's task, and what was seen of it.
 #[derive(Debug)]
-pub struct Watch(Mutex<Seen>);
+pub struct Watch(Mutex<Watched>);
+
+#[derive(Debug)]
+struct Watched {
+    stream: Box<TlsStream<Server>>,
+    /// Written by the library, and not sent yet.
+    gathered: BytesMut,
+    /// Flushing is the connection's task's.
+    gathers: bool,
+    seen: Seen,
+    lingering: Option<Lingering>,
+}
 
 #[derive(Debug)]
 struct Seen {
@@ -46,29 +57,50 @@ struct Seen {
     fields_since: Option<Instant>,
     /// Since when the socket takes nothing.
     stalled_since: Option<Instant>,
-    /// All was said, and the client is waited for to close.
-    lingers: bool,
 }
 
 impl Watch {
+    /// Looks at `stream`, on which nothing was said yet.
+    #[must_use]
+    pub fn new(stream: Box<TlsStream<Server>>) -> Arc<Self> {
+        let seen =
+            Seen { counter: Counter::default(), credited: Instant::now(), fields_since: None, stalled_since: None };
+        let watched = Watched { stream, gathered: BytesMut::new(), gathers: false, seen, lingering: None };
+        Arc::new(Self(Mutex::new(watched)))
+    }
+
+    /// From now on nothing is sent before [`Watch::poll_send`] is called, or there is much of it. The library flushes after each
+    /// frame with data (h2 0.4.20 `codec/framed_write.rs`, `flush`), and each would be a system call, and a record of its own.
+    pub fn gather(&self) {
+        self.0.lock().gathers = true;
+    }
+
+    /// Sends what was gathered.
+    ///
+    /// # Errors
+    /// The connection is broken.
+    pub fn poll_send(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.0.lock().poll_gathered(cx)
+    }
+
     /// Whether the client has sent more than its share of frames that only cost.
     pub fn flood(&self) -> Option<Trouble> {
-        self.0.lock().counter.is_flooded().then_some(Trouble::Flood)
+        self.0.lock().seen.counter.is_flooded().then_some(Trouble::Flood)
     }
 
     /// A request was answered to the end.
     pub fn answered(&self) {
-        self.0.lock().counter.answered();
+        self.0.lock().seen.counter.answered();
     }
 
     /// Whether nothing more is sent or used: the connection ends by itself, soon.
     pub fn lingers(&self) -> bool {
-        self.0.lock().lingers
+        self.0.lock().lingering.is_some()
     }
 
     /// When a wait for the client is over, if there is one: for the end of a block of fields, or to take something.
     pub fn deadline(&self, fields: Duration, write: Duration) -> Option<Instant> {
-        let seen = self.0.lock();
+        let seen = &self.0.lock().seen;
         let (fields, write) =
             (seen.fields_since.map(|since| since + fields), seen.stalled_since.map(|since| since + write));
         fields.into_iter().chain(write).min()
@@ -77,7 +109,7 @@ impl Watch {
     /// Which of the two is over.
     pub fn silence(&self, fields: Duration, write: Duration) -> Option<Trouble> {
         let now = Instant::now();
-        let seen = self.0.lock();
+        let seen = &self.0.lock().seen;
         let over = |since: Option<Instant>, patience| since.is_some_and(|since| now >= since + patience);
         if over(seen.fields_since, fields) {
             Some(Trouble::LateFields)
@@ -85,44 +117,34 @@ impl Watch {
             over(seen.stalled_since, write).then_some(Trouble::Stalled)
         }
     }
+}
 
-    fn received(&self, bytes: &[u8]) {
-        let mut seen = self.0.lock();
-        seen.counter.received(bytes);
-        if seen.counter.is_flooded() {
+impl Seen {
+    fn received(&mut self, bytes: &[u8]) {
+        self.counter.received(bytes);
+        if self.counter.is_flooded() {
             let now = Instant::now();
-            let passed = now - seen.credited;
-            seen.credited = now;
-            seen.counter.passed(passed);
+            let passed = now - self.credited;
+            self.credited = now;
+            self.counter.passed(passed);
         }
-        if !seen.counter.is_within_fields() {
-            seen.fields_since = None;
-        } else if seen.fields_since.is_none() {
-            seen.fields_since = Some(Instant::now());
+        if !self.counter.is_within_fields() {
+            self.fields_since = None;
+        } else if self.fields_since.is_none() {
+            self.fields_since = Some(Instant::now());
         }
     }
 
-    fn wrote(&self, written: &Poll<io::Result<usize>>) {
-        let mut seen = self.0.lock();
+    fn wrote(&mut self, written: &Poll<io::Result<usize>>) {
         match written {
             Poll::Ready(Ok(count)) => {
-                seen.counter.sent(*count);
-                seen.stalled_since = None;
+                self.counter.sent(*count);
+                self.stalled_since = None;
             }
-            Poll::Pending if seen.stalled_since.is_none() => seen.stalled_since = Some(Instant::now()),
+            Poll::Pending if self.stalled_since.is_none() => self.stalled_since = Some(Instant::now()),
             Poll::Pending | Poll::Ready(Err(_)) => {}
         }
     }
-}
-
-/// The stream the library reads and writes.
-#[derive(Debug)]
-pub struct Watched {
-    stream: Box<TlsStream<Server>>,
-    watch: Arc<Watch>,
-    /// Written by the library, and not sent yet.
-    gathered: BytesMut,
-    lingering: Option<Lingering>,
 }
 
 /// Reading on for a while after the last word: closed on bytes that nobody read, such as window updates for what the client is still
@@ -156,56 +178,43 @@ impl Lingering {
 }
 
 impl Watched {
-    #[must_use]
-    pub fn new(stream: Box<TlsStream<Server>>) -> Self {
-        let seen = Seen {
-            counter: Counter::default(),
-            credited: Instant::now(),
-            fields_since: None,
-            stalled_since: None,
-            lingers: false,
-        };
-        Self { stream, watch: Arc::new(Watch(Mutex::new(seen))), gathered: BytesMut::new(), lingering: None }
-    }
-
-    /// What is seen of it.
-    #[must_use]
-    pub fn watch(&self) -> Arc<Watch> {
-        self.watch.clone()
-    }
-}
-
-impl AsyncRead for Watched {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        if this.watch.flood().is_some() {
-            // The connection is about to be cut; its task looks next.
-            return Poll::Pending;
-        }
-        let before = buf.filled().len();
-        let read = Pin::new(&mut *this.stream).poll_read(cx, buf);
-        this.watch.received(buf.filled().get(before..).unwrap_or_default());
-        read
-    }
-}
-
-impl Watched {
-    /// Sends what was gathered.
     fn poll_gathered(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.gathered.is_empty() {
             let written = self.stream.poll_write_both(cx, &self.gathered, &[]);
-            self.watch.wrote(&written);
+            self.seen.wrote(&written);
             self.gathered.advance(ready!(written)?);
         }
         if self.gathered.capacity() > 0 {
             self.gathered = BytesMut::new();
         }
+        if self.stream.has_pending() {
+            let flushed = self.stream.poll_send(cx);
+            self.seen.wrote(&if flushed.is_pending() { Poll::Pending } else { Poll::Ready(Ok(0)) });
+            return flushed;
+        }
         Poll::Ready(Ok(()))
     }
 }
 
-/// Frames are gathered until the library has no more for now: each by itself would be a system call, and a record of its own.
-impl AsyncWrite for Watched {
+/// What the library reads and writes.
+#[derive(Debug)]
+pub struct Link(pub Arc<Watch>);
+
+impl AsyncRead for Link {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let mut watched = self.0.0.lock();
+        if watched.seen.counter.is_flooded() {
+            // The connection is about to be cut; its task looks next.
+            return Poll::Pending;
+        }
+        let before = buf.filled().len();
+        let read = Pin::new(&mut *watched.stream).poll_read(cx, buf);
+        watched.seen.received(buf.filled().get(before..).unwrap_or_default());
+        read
+    }
+}
+
+impl AsyncWrite for Link {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         self.poll_write_vectored(cx, &[IoSlice::new(buf)])
     }
@@ -215,13 +224,13 @@ impl AsyncWrite for Watched {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        if this.gathered.len() >= GATHERED_MAX {
-            ready!(this.poll_gathered(cx))?;
+        let mut watched = self.0.0.lock();
+        if watched.gathered.len() >= GATHERED_MAX {
+            ready!(watched.poll_gathered(cx))?;
         }
         let length = bufs.iter().map(|part| part.len()).sum();
-        this.gathered.reserve(length);
-        bufs.iter().for_each(|part| this.gathered.extend_from_slice(part));
+        watched.gathered.reserve(length);
+        bufs.iter().for_each(|part| watched.gathered.extend_from_slice(part));
         Poll::Ready(Ok(length))
     }
 
@@ -230,20 +239,16 @@ impl AsyncWrite for Watched {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        ready!(this.poll_gathered(cx))?;
-        let flushed = Pin::new(&mut *this.stream).poll_flush(cx);
-        this.watch.wrote(&if flushed.is_pending() { Poll::Pending } else { Poll::Ready(Ok(0)) });
-        flushed
+        let mut watched = self.0.0.lock();
+        if watched.gathers { Poll::Ready(Ok(())) } else { watched.poll_gathered(cx) }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        if this.lingering.is_none() {
-            ready!(this.poll_gathered(cx))?;
-            ready!(Pin::new(&mut *this.stream).poll_shutdown(cx))?;
-            this.watch.0.lock().lingers = true;
+        let watched = &mut *self.0.0.lock();
+        if watched.lingering.is_none() {
+            ready!(watched.poll_gathered(cx))?;
+            ready!(Pin::new(&mut *watched.stream).poll_shutdown(cx))?;
         }
-        this.lingering.get_or_insert_with(Lingering::new).poll(&mut this.stream, cx).map(Ok)
+        watched.lingering.get_or_insert_with(Lingering::new).poll(&mut watched.stream, cx).map(Ok)
     }
 }

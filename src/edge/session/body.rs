@@ -73,6 +73,7 @@ impl Session {
     pub fn rewind(&mut self) {
         self.app_wait = None;
         self.flow = None;
+        self.ahead = None;
         self.gave = false;
         self.app_late = false;
         self.stalled = None;

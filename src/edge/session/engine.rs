@@ -136,6 +136,7 @@ impl CustomSession for EngineSession {
     }
 
     async fn response_duplex_vec(&mut self, tasks: Vec<HttpTask>) -> Result<bool> {
+        self.session.iter().for_each(|session| session.taking());
         let mut end = false;
         for task in tasks {
             let session = &mut self.session;
@@ -162,6 +163,7 @@ impl CustomSession for EngineSession {
             session.take_end()?;
         }
         self.flush().await?;
+        self.session.iter().for_each(|session| session.passed_on());
         Ok(end)
     }
 

@@ -5,6 +5,7 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -24,11 +25,41 @@ use crate::edge::session::{DRAIN_MAX, Session};
 use crate::edge::transport::poll_once;
 use crate::proxy::rejection::Reason;
 use crate::spool::{Full, Keep, Spooled};
+use crate::upstream::read_ahead::ReadAhead;
 
 /// Body chunks up to this size are copied beside the head, so that a small answer is one plain write.
 const COPY_MAX: usize = 4 * 1024;
 
+/// What is read ahead of an app while the session is busy: enough to have something at hand, and of a share of memory a part.
+const AHEAD_LEAST: usize = 4 * 1024;
+const AHEAD_MOST: usize = 128 * 1024;
+const AHEAD_PART: usize = 4;
+
 impl Session {
+    /// Says how far the response is to be read ahead.
+    pub fn read_ahead(&mut self) -> Arc<ReadAhead> {
+        let ahead = self.ahead.get_or_insert_default().clone();
+        ahead.allow(self.ahead_limit());
+        ahead
+    }
+
+    fn ahead_limit(&self) -> usize {
+        (self.wire.memory_share() / AHEAD_PART).clamp(AHEAD_LEAST, AHEAD_MOST)
+    }
+
+    /// The session takes what was read of the response, and passes it on.
+    pub(super) fn taking(&self) {
+        self.ahead.iter().for_each(|ahead| ahead.taking());
+    }
+
+    /// That is done: more may be read.
+    pub(super) fn passed_on(&self) {
+        if let Some(ahead) = &self.ahead {
+            ahead.allow(self.ahead_limit());
+            ahead.passed_on();
+        }
+    }
+
     /// Takes the head of the answer in; it is written with what follows.
     ///
     /// # Errors
@@ -127,7 +158,7 @@ impl Session {
         if !self.discarding {
             self.exchange.outcome.count_sent(data.len());
         }
-        if data.len() <= COPY_MAX {
+        if data.len() <= COPY_MAX && self.is_drained() {
             self.out.extend_from_slice(&data);
         } else {
             self.flush(data).await?;
@@ -340,8 +371,8 @@ pub(super) struct Backlog {
 
 impl Backlog {
     fn of(exchange: &Exchange, wire: &Wire) -> Self {
-        let new = if wire.is_one_of_many() { Spooled::frugal } else { Spooled::new };
-        Self { spooled: new(&exchange.snapshot.shared.depot, Keep::Once), piece: Bytes::new(), lamented: false }
+        let spooled = Spooled::within(&exchange.snapshot.shared.depot, Keep::Once, wire.memory_share());
+        Self { spooled, piece: Bytes::new(), lamented: false }
     }
 
     /// Fetches the next piece where none is at hand; whether there is one. Cancel safe.

@@ -55,11 +55,11 @@ impl Wire {
         }
     }
 
-    /// Whether the client has many other requests under way on the same connection.
-    pub fn is_one_of_many(&self) -> bool {
+    /// What the response may have of memory as long as the client does not take it, in bytes.
+    pub fn memory_share(&self) -> usize {
         match self {
-            Self::Http1(_) => false,
-            Self::Http2(stream) => stream.is_one_of_many(),
+            Self::Http1(_) => usize::MAX,
+            Self::Http2(stream) => stream.memory_share(),
         }
     }
 
