@@ -2,7 +2,7 @@
 //! connections of a thread. A connection that waits holds none of its own.
 //!
 //! Bytes are decrypted into the caller's buffer. What is written is encrypted at once and kept as far as the socket does not take
-//! it, 32 KiB at most; [`TlsStream::has_pending`] says whether there is such a rest, and whoever goes on writing, flushing or
+//! it, 64 KiB at most; [`TlsStream::has_pending`] says whether there is such a rest, and whoever goes on writing, flushing or
 //! shutting down sends it first.
 
 use std::cell::RefCell;
@@ -24,8 +24,8 @@ use crate::tls::peer::Peer;
 const READ_MAX: usize = 32 * 1024;
 /// Bytes of records that are not whole: one of the greatest size, or a handshake message that goes over several.
 const INCOMPLETE_MAX: usize = 24 * 1024;
-/// Of what is written, encrypted at once: two records of the greatest size.
-const WRITE_MAX: usize = 32 * 1024;
+/// Of what is written, encrypted at once: four records of the greatest size.
+const WRITE_MAX: usize = 64 * 1024;
 /// The greatest record's content (RFC 8446 section 5.1), and what encryption adds to one at most.
 const RECORD_MAX: usize = 16 * 1024;
 const RECORD_OVERHEAD: usize = 64;
@@ -34,14 +34,14 @@ const RECORD_OVERHEAD: usize = 64;
 struct Scratch {
     incoming: Box<[u8; INCOMPLETE_MAX + READ_MAX]>,
     gathered: Box<[u8; RECORD_MAX]>,
-    sealed: Box<[u8; WRITE_MAX + 4 * RECORD_OVERHEAD]>,
+    sealed: Box<[u8; WRITE_MAX + 6 * RECORD_OVERHEAD]>,
 }
 
 thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch {
         incoming: Box::new([0; INCOMPLETE_MAX + READ_MAX]),
         gathered: Box::new([0; RECORD_MAX]),
-        sealed: Box::new([0; WRITE_MAX + 4 * RECORD_OVERHEAD]),
+        sealed: Box::new([0; WRITE_MAX + 6 * RECORD_OVERHEAD]),
     });
 }
 
@@ -253,7 +253,7 @@ impl<P: Peer> TlsStream<P> {
         Poll::Ready(Ok(()))
     }
 
-    /// Writes `first` and then `second`, 32 KiB at once; how much was taken.
+    /// Writes `first` and then `second`, 64 KiB at once; how much was taken.
     ///
     /// # Errors
     /// What the socket reports.

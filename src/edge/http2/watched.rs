@@ -18,7 +18,10 @@ use crate::tls::peer::Server;
 use crate::tls::stream::TlsStream;
 
 /// What is gathered before it is sent; a frame may go beyond it.
-const GATHERED_MAX: usize = 48 * 1024;
+const GATHERED_MAX: usize = 64 * 1024;
+
+/// A frame below this is no reason to expect many, in bytes.
+const FRAME_SMALL: usize = 8 * 1024;
 
 /// Why a connection is ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -229,7 +232,11 @@ impl AsyncWrite for Link {
             ready!(watched.poll_gathered(cx))?;
         }
         let length = bufs.iter().map(|part| part.len()).sum();
-        watched.gathered.reserve(length);
+        if length > watched.gathered.capacity() - watched.gathered.len() {
+            // With one frame of data there are more.
+            let room = if length < FRAME_SMALL { length } else { GATHERED_MAX + length };
+            watched.gathered.reserve(room);
+        }
         bufs.iter().for_each(|part| watched.gathered.extend_from_slice(part));
         Poll::Ready(Ok(length))
     }
