@@ -3,6 +3,7 @@
 //! rustls on aws-lc-rs, used without its buffers, so that an idle connection holds none ([`stream`]). Pingora's own TLS is not
 //! built in: neither clients nor endpoints are connected by it.
 
+mod batch;
 pub mod certificate;
 pub mod client;
 pub mod identity;

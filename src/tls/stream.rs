@@ -2,8 +2,7 @@
 //! connections of a thread. A connection that waits holds none of its own.
 //!
 //! Bytes are decrypted into the caller's buffer. What is written is encrypted at once and kept as far as the socket does not take
-//! it, 64 KiB at most; [`TlsStream::has_pending`] says whether there is such a rest, and whoever goes on writing, flushing or
-//! shutting down sends it first.
+//! it, 64 KiB at most; [`TlsStream::has_pending`] says whether there is a rest, and whoever goes on writing sends it first.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -18,6 +17,7 @@ use rustls::unbuffered::{
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 
 use crate::net::Plain;
+use crate::tls::batch::Batch;
 use crate::tls::peer::Peer;
 
 /// What is read from a socket at once.
@@ -25,10 +25,10 @@ const READ_MAX: usize = 32 * 1024;
 /// Bytes of records that are not whole: one of the greatest size, or a handshake message that goes over several.
 const INCOMPLETE_MAX: usize = 24 * 1024;
 /// Of what is written, encrypted at once: four records of the greatest size.
-const WRITE_MAX: usize = 64 * 1024;
+pub(super) const WRITE_MAX: usize = 64 * 1024;
 /// The greatest record's content (RFC 8446 section 5.1), and what encryption adds to one at most.
 const RECORD_MAX: usize = 16 * 1024;
-const RECORD_OVERHEAD: usize = 64;
+pub(super) const RECORD_OVERHEAD: usize = 64;
 
 /// Where records are read to, gathered, and encrypted.
 struct Scratch {
@@ -56,6 +56,8 @@ pub struct TlsStream<P> {
     plain: BytesMut,
     /// Encrypted, and not taken by the socket yet.
     outgoing: BytesMut,
+    /// Encrypted behind that, and not sent on purpose.
+    batch: Option<Batch>,
     /// Nothing more will be received.
     ended: bool,
     /// The other side has said that nothing more comes (RFC 8446 section 6.1): nothing was cut off.
@@ -69,7 +71,8 @@ impl<P: Peer> TlsStream<P> {
     #[must_use]
     pub fn new(socket: Plain, peer: P, received: BytesMut) -> Self {
         let (plain, outgoing) = (BytesMut::new(), BytesMut::new());
-        Self { socket, peer, incoming: received, plain, outgoing, ended: false, closed: false, failed: false }
+        let batch = None;
+        Self { socket, peer, incoming: received, plain, outgoing, batch, ended: false, closed: false, failed: false }
     }
 
     /// What the handshake came to.
@@ -178,6 +181,8 @@ impl<P: Peer> TlsStream<P> {
     /// Takes in what was received: appends what was decrypted to `plain`, and what is to be said to `outgoing`. How much of
     /// `received` was used.
     fn process(&mut self, received: &mut [u8], plain: &mut BytesMut) -> io::Result<usize> {
+        // What is said in answer goes behind it.
+        self.queue_batch();
         let mut used = 0;
         loop {
             let rest = received.get_mut(used..).unwrap_or_default();
@@ -232,7 +237,7 @@ impl<P: Peer> TlsStream<P> {
     /// Whether something was written that the socket has not taken.
     #[must_use]
     pub fn has_pending(&self) -> bool {
-        !self.outgoing.is_empty()
+        !self.outgoing.is_empty() || self.batch.is_some()
     }
 
     /// Sends what is pending.
@@ -250,7 +255,48 @@ impl<P: Peer> TlsStream<P> {
         if self.outgoing.capacity() > 0 {
             self.outgoing = BytesMut::new();
         }
+        self.poll_send_batch(cx)
+    }
+
+    fn poll_send_batch(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Some(batch) = self.batch.take() else { return Poll::Ready(Ok(())) };
+        let mut rest = batch.records();
+        while !rest.is_empty() {
+            match Pin::new(&mut self.socket).poll_write(cx, rest) {
+                Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                Poll::Ready(Ok(sent)) => rest = rest.get(sent..).unwrap_or_default(),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => {
+                    self.outgoing.extend_from_slice(rest);
+                    return Poll::Pending;
+                }
+            }
+        }
         Poll::Ready(Ok(()))
+    }
+
+    /// Makes the batch wait behind what the socket has not taken.
+    fn queue_batch(&mut self) {
+        if let Some(batch) = self.batch.take() {
+            self.outgoing.extend_from_slice(batch.records());
+        }
+    }
+
+    /// Encrypts `content`, or one record of it, to be sent by [`TlsStream::poll_send`] or for want of room. How much was taken.
+    ///
+    /// # Errors
+    /// What the socket reports.
+    pub fn poll_write_later(&mut self, cx: &mut Context<'_>, content: &[u8]) -> Poll<io::Result<usize>> {
+        let content = content.get(..RECORD_MAX).unwrap_or(content);
+        let is_full = |batch: &mut Batch| batch.room().len() < content.len() + 2 * RECORD_OVERHEAD;
+        if !self.outgoing.is_empty() || self.batch.as_mut().is_some_and(is_full) {
+            ready!(self.poll_send(cx))?;
+        }
+        let mut batch = self.batch.take().unwrap_or_default();
+        let sealed = self.seal(content, batch.room());
+        batch.record_written(*sealed.as_ref().unwrap_or(&0));
+        self.batch = Some(batch);
+        Poll::Ready(sealed.map(|_| content.len()))
     }
 
     /// Writes `first` and then `second`, 64 KiB at once; how much was taken.
@@ -331,6 +377,7 @@ impl<P: Peer> TlsStream<P> {
         if self.failed {
             return;
         }
+        self.queue_batch();
         if let Ok(ConnectionState::WriteTraffic(mut traffic)) = self.peer.process(&mut self.incoming).state {
             append(&mut self.outgoing, |room| {
                 traffic.queue_close_notify(room).map_err(|error| match error {

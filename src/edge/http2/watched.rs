@@ -17,11 +17,11 @@ use crate::edge::http2::flood::Counter;
 use crate::tls::peer::Server;
 use crate::tls::stream::TlsStream;
 
-/// What is gathered before it is sent; a frame may go beyond it.
-const GATHERED_MAX: usize = 64 * 1024;
+/// What is gathered of small parts before it is encrypted, in bytes.
+const GATHERED_MAX: usize = 16 * 1024;
 
-/// A frame below this is no reason to expect many, in bytes.
-const FRAME_SMALL: usize = 8 * 1024;
+/// Parts below this are gathered; a larger one is a record by itself, without a copy.
+const PART_SMALL: usize = 4 * 1024;
 
 /// Why a connection is ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -181,21 +181,51 @@ impl Lingering {
 }
 
 impl Watched {
-    fn poll_gathered(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    /// Takes a part of a frame: gathers or encrypts it.
+    fn poll_take(&mut self, cx: &mut Context<'_>, part: &[u8]) -> Poll<io::Result<usize>> {
+        let is_small = part.len() < PART_SMALL;
+        if !is_small || self.gathered.len() + part.len() > GATHERED_MAX {
+            ready!(self.poll_sealed(cx))?;
+        }
+        if !is_small {
+            return self.poll_seal(cx, part);
+        }
+        self.gathered.extend_from_slice(part);
+        Poll::Ready(Ok(part.len()))
+    }
+
+    /// Encrypts `part`, or some of it.
+    fn poll_seal(&mut self, cx: &mut Context<'_>, part: &[u8]) -> Poll<io::Result<usize>> {
+        let sealed = self.stream.poll_write_later(cx, part);
+        self.seen.wrote(&sealed);
+        sealed
+    }
+
+    /// Encrypts what was gathered.
+    fn poll_sealed(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.gathered.is_empty() {
-            let written = self.stream.poll_write_both(cx, &self.gathered, &[]);
-            self.seen.wrote(&written);
-            self.gathered.advance(ready!(written)?);
-        }
-        if self.gathered.capacity() > 0 {
-            self.gathered = BytesMut::new();
-        }
-        if self.stream.has_pending() {
-            let flushed = self.stream.poll_send(cx);
-            self.seen.wrote(&if flushed.is_pending() { Poll::Pending } else { Poll::Ready(Ok(0)) });
-            return flushed;
+            let mut gathered = std::mem::take(&mut self.gathered);
+            let sealed = self.poll_seal(cx, &gathered);
+            if let Poll::Ready(Ok(taken)) = &sealed {
+                gathered.advance(*taken);
+            }
+            if !gathered.is_empty() {
+                self.gathered = gathered;
+            }
+            ready!(sealed)?;
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// Encrypts what was gathered, and sends all there is.
+    fn poll_gathered(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_sealed(cx))?;
+        if !self.stream.has_pending() {
+            return Poll::Ready(Ok(()));
+        }
+        let sent = self.stream.poll_send(cx);
+        self.seen.wrote(&if sent.is_pending() { Poll::Pending } else { Poll::Ready(Ok(0)) });
+        sent
     }
 }
 
@@ -228,17 +258,14 @@ impl AsyncWrite for Link {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let mut watched = self.0.0.lock();
-        if watched.gathered.len() >= GATHERED_MAX {
-            ready!(watched.poll_gathered(cx))?;
+        let mut taken = 0;
+        for part in bufs {
+            match watched.poll_take(cx, part) {
+                Poll::Pending if taken > 0 => break,
+                part_taken => taken += ready!(part_taken)?,
+            }
         }
-        let length = bufs.iter().map(|part| part.len()).sum();
-        if length > watched.gathered.capacity() - watched.gathered.len() {
-            // With one frame of data there are more.
-            let room = if length < FRAME_SMALL { length } else { GATHERED_MAX + length };
-            watched.gathered.reserve(room);
-        }
-        bufs.iter().for_each(|part| watched.gathered.extend_from_slice(part));
-        Poll::Ready(Ok(length))
+        Poll::Ready(Ok(taken))
     }
 
     fn is_write_vectored(&self) -> bool {
