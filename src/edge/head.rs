@@ -12,7 +12,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderValue, Method, Version};
 use pingora_http::RequestHeader;
 
-pub(super) use fields::Fields;
+pub(super) use fields::{Fields, joined_cookies};
 
 use crate::config::model::ClientLimits;
 use crate::edge::body::BodyReader;
@@ -240,6 +240,7 @@ fn parse_request_line(line: &[u8]) -> Result<(Method, &[u8], Version), Rejection
     if method.is_empty() || method.len() > METHOD_MAX || !method.iter().all(|b| is_token_byte(*b)) {
         return Err(malformed("invalid method"));
     }
+    check_method(method)?;
     let method = Method::from_bytes(method).map_err(|_| malformed("invalid method"))?;
     let version = match version {
         b"HTTP/1.1" => Version::HTTP_11,
@@ -250,6 +251,12 @@ fn parse_request_line(line: &[u8]) -> Result<(Method, &[u8], Version), Rejection
         _ => return Err(malformed("invalid HTTP version")),
     };
     Ok((method, target, version))
+}
+
+/// Methods tell case (RFC 9110 section 9.1), and many apps do not: to them `delete` is DELETE, to a route it is something else. No
+/// method in use has a small letter.
+pub(super) fn check_method(method: &[u8]) -> Result<(), Rejection> {
+    if method.iter().any(u8::is_ascii_lowercase) { Err(malformed("method in small letters")) } else { Ok(()) }
 }
 
 /// Path with query, and the authority of an absolute-form target (RFC 9112 section 3.2).

@@ -163,17 +163,22 @@ async fn secure(
     way: &Way,
     engine: &mut Engine,
 ) -> Option<Begun> {
-    let settings = way.tls.as_ref()?.settings(client_certs)?;
-    let server = Server::new(settings).ok()?;
+    let tls = way.tls.as_ref()?;
+    let server = Server::new(tls.settings(client_certs)?).ok()?;
     let mut stream = Box::new(TlsStream::new(socket, server, received));
     match timeout(patience, unless_leaving(stream.handshake(), engine)).await {
         Ok(Ok(())) => {
             let agreed = stream.peer().agreed();
             let resumed = agreed.handshake_kind() == Some(HandshakeKind::Resumed);
+            let chain = agreed.peer_certificates().unwrap_or_default();
+            if resumed && !tls.trusts(client_certs, chain) {
+                listener.metrics.record_handshake(Handshake::Failed);
+                tracing::debug!(listener = listener.label, "a resumed session's certificate is not good any more");
+                return None;
+            }
             listener.metrics.record_handshake(if resumed { Handshake::Resumed } else { Handshake::Full });
-            let certificate = agreed.peer_certificates().and_then(|chain| chain.first());
-            let tls =
-                TlsFacts { asked: stream.peer().asked().map(Into::into), client: certificate.and_then(Identity::of) };
+            let client = chain.first().and_then(Identity::of);
+            let tls = TlsFacts { asked: stream.peer().asked().map(Into::into), client };
             Some(Begun { transport: Transport::Tls(stream), received: BytesMut::new(), tls: Some(Box::new(tls)) })
         }
         Ok(Err(error)) => {

@@ -88,9 +88,15 @@ impl Transport {
     /// Whether something that was written is still to be sent: encrypted bytes that the socket has not taken.
     #[must_use]
     pub fn has_pending(&self) -> bool {
+        self.pending() > 0
+    }
+
+    /// How many those are.
+    #[must_use]
+    pub fn pending(&self) -> usize {
         match self {
-            Self::Plain(_) => false,
-            Self::Tls(stream) => stream.has_pending(),
+            Self::Plain(_) => 0,
+            Self::Tls(stream) => stream.pending(),
         }
     }
 
@@ -128,8 +134,8 @@ impl Transport {
         }
     }
 
-    /// Has the kernel ask a client that says nothing whether it is still there, and give up one that does not confirm for `limit`
-    /// what it is sent.
+    /// Has the kernel ask a client that says nothing whether it is still there, and give up one that for `limit` confirms nothing of
+    /// what it is sent, or makes no room for it.
     pub fn keep_alive(&self, probes: &TcpKeepalive, limit: Duration) {
         // A Unix socket has nobody to ask.
         let _ = self.with_socket(|socket| socket.set_tcp_keepalive(probes));

@@ -14,6 +14,10 @@ pub enum FieldKind {
     UserAgent,
     /// Referer: goes on, and is logged.
     Referer,
+    /// Content-Type, Authorization: goes on, once; of several, apps read this one or that.
+    Single,
+    /// Cookie: goes on, as one field.
+    Cookie,
     /// Host: goes on; routes by it.
     Host,
     /// Content-Length: framing.
@@ -49,6 +53,9 @@ pub enum FieldKind {
 
 use FieldKind as Kind;
 
+/// How names of what is known of a client's certificate begin in some gateways.
+const SSL_CLIENT: &[u8] = b"ssl-client-";
+
 /// Sorts a field by its raw name, in any case.
 ///
 /// One pass over the name, then a comparison with the few known names of its length.
@@ -60,15 +67,19 @@ pub fn classify(name: &[u8]) -> FieldKind {
     if let [b'X' | b'x', b'-', rest @ ..] = name {
         return classify_x(rest);
     }
+    if name.get(..SSL_CLIENT.len()).is_some_and(|start| start.eq_ignore_ascii_case(SSL_CLIENT)) {
+        return Kind::Spoofable;
+    }
     let known: &[(&str, Kind)] = match name.len() {
         2 => &[("te", Kind::HopByHop)],
         4 => &[("host", Kind::Host)],
         5 => &[("proxy", Kind::Spoofable)],
-        6 => &[("expect", Kind::Expect)],
+        6 => &[("expect", Kind::Expect), ("cookie", Kind::Cookie)],
         7 => &[("referer", Kind::Referer), ("upgrade", Kind::Upgrade), ("trailer", Kind::HopByHop)],
         9 => &[("forwarded", Kind::Forwarded), ("client-ip", Kind::Spoofable)],
         10 => &[("user-agent", Kind::UserAgent), ("connection", Kind::Connection), ("keep-alive", Kind::HopByHop)],
-        13 => &[("forwarded-for", Kind::Spoofable)],
+        12 => &[("content-type", Kind::Single)],
+        13 => &[("forwarded-for", Kind::Spoofable), ("authorization", Kind::Single)],
         11 => &[("client-cert", Kind::Spoofable)],
         14 => &[
             ("content-length", Kind::ContentLength),
@@ -80,6 +91,8 @@ pub fn classify(name: &[u8]) -> FieldKind {
             ("proxy-connection", Kind::HopByHop),
             ("cf-connecting-ip", Kind::Spoofable),
             ("fastly-client-ip", Kind::Spoofable),
+            // Daphne takes the app's root from it.
+            ("daphne-root-path", Kind::Spoofable),
         ],
         17 => &[("transfer-encoding", Kind::TransferEncoding), ("client-cert-chain", Kind::Spoofable)],
         18 => &[("cf-connecting-ipv6", Kind::Spoofable), ("proxy-authenticate", Kind::HopByHop)],
@@ -100,18 +113,29 @@ fn classify_x(rest: &[u8]) -> FieldKind {
             Some(tail @ ([] | [b'-', ..])) => classify_forwarded(tail),
             _ => Kind::Keep,
         },
-        Some(b'a') if behind("accel-").is_some() => Kind::Spoofable,
+        Some(b'a') if ["accel-", "amzn-mtls-", "arr-clientcert"].iter().any(|it| behind(it).is_some()) => {
+            Kind::Spoofable
+        }
         Some(b's') if behind("sendfile").is_some() || behind("ssl-client-").is_some() => Kind::Spoofable,
-        Some(b'c') if behind("client-cert-").is_some() => Kind::Spoofable,
+        Some(b'c') if behind("client-cert").is_some() => Kind::Spoofable,
         Some(b'c' | b'o' | b'q' | b'r' | b's' | b'u') => {
             let known: &[(&str, Kind)] = match rest.len() {
                 6 => &[("scheme", Kind::Spoofable)],
                 7 => &[("real-ip", Kind::Spoofable)],
-                9 => &[("client-ip", Kind::Spoofable)],
+                8 => &[("ssl-cert", Kind::Spoofable)],
+                9 => &[("client-ip", Kind::Spoofable), ("client-dn", Kind::Spoofable)],
                 10 => &[("request-id", Kind::RequestId), ("url-scheme", Kind::Spoofable)],
-                11 => &[("rewrite-url", Kind::Spoofable), ("queue-start", Kind::Spoofable)],
+                11 => &[
+                    ("rewrite-url", Kind::Spoofable),
+                    ("queue-start", Kind::Spoofable),
+                    ("script-name", Kind::Spoofable),
+                ],
                 12 => &[("original-url", Kind::Spoofable), ("original-uri", Kind::Spoofable)],
-                13 => &[("request-start", Kind::Spoofable), ("original-host", Kind::Spoofable)],
+                13 => &[
+                    ("request-start", Kind::Spoofable),
+                    ("original-host", Kind::Spoofable),
+                    ("client-verify", Kind::Spoofable),
+                ],
                 17 => &[("cluster-client-ip", Kind::Spoofable)],
                 22 => &[("original-forwarded-for", Kind::Spoofable)],
                 _ => &[],
@@ -199,6 +223,16 @@ mod tests {
         ("X-Client-Cert-Subject", Kind::Spoofable),
         ("X-Client-Cert-SHA256", Kind::Spoofable),
         ("X-SSL-Client-Verify", Kind::Spoofable),
+        ("X-Client-Cert", Kind::Spoofable),
+        ("X-Client-Verify", Kind::Spoofable),
+        ("X-Client-DN", Kind::Spoofable),
+        ("X-SSL-Cert", Kind::Spoofable),
+        ("X-ARR-ClientCert", Kind::Spoofable),
+        ("X-Amzn-Mtls-Clientcert-Serial-Number", Kind::Spoofable),
+        ("SSL-Client-Subject-DN", Kind::Spoofable),
+        ("SSL-Client", Kind::Keep),
+        ("Daphne-Root-Path", Kind::Spoofable),
+        ("X-Script-Name", Kind::Spoofable),
         ("X-Forwarded-Protocol", Kind::Spoofable),
         ("X-Forwarded-Prefix", Kind::Spoofable),
         ("X-Accel-Redirect", Kind::Spoofable),
@@ -214,9 +248,10 @@ mod tests {
         ("X-", Kind::Keep),
         ("X-Accel", Kind::Keep),
         ("Accept", Kind::Keep),
-        ("Cookie", Kind::Keep),
-        ("Authorization", Kind::Keep),
-        ("Content-Type", Kind::Keep),
+        ("Cookie", Kind::Cookie),
+        ("Authorization", Kind::Single),
+        ("Content-Type", Kind::Single),
+        ("Cookies", Kind::Keep),
         ("Sec-WebSocket-Key", Kind::Keep),
         ("X-Requested-With", Kind::Keep),
         ("X-CSRFToken", Kind::Keep),
@@ -229,9 +264,18 @@ mod tests {
             Kind::BadName
         } else if let Some(&(_, kind)) = known {
             kind
-        } else if ["x-forwarded-", "x-accel-", "x-sendfile", "x-ssl-client-", "x-client-cert-"]
-            .iter()
-            .any(|prefix| lower.starts_with(prefix))
+        } else if [
+            "x-forwarded-",
+            "x-accel-",
+            "x-sendfile",
+            "x-ssl-client-",
+            "x-client-cert",
+            "x-arr-clientcert",
+            "x-amzn-mtls-",
+            "ssl-client-",
+        ]
+        .iter()
+        .any(|prefix| lower.starts_with(prefix))
         {
             Kind::Spoofable
         } else {

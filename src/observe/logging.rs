@@ -40,8 +40,9 @@ pub struct Logging {
 /// When something else receives the diagnostics of this process already.
 pub fn init(level: Level) -> Result<Logging, TryInitError> {
     // What comes by way of `log` is capped once and for all by the level at this moment. At `info` at least, or Pingora's
-    // errors would be out of reach when the level is lowered later.
-    let (filter, handle) = reload::Layer::new(targets(level.max(Level::INFO)));
+    // errors would be out of reach when the level is lowered later. At `debug` at most: its lines at `trace` panic at what an
+    // app may send (pingora-core 0.9.1 `v1/client.rs:816`).
+    let (filter, handle) = reload::Layer::new(targets(level.max(Level::INFO).min(Level::DEBUG)));
     let lines = fmt::layer()
         .event_format(line::Lines)
         .with_writer(std::io::stderr)

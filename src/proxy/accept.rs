@@ -40,8 +40,10 @@ pub fn accept(request: &mut RequestHeader, active: &mut Active) -> Result<Next, 
     }
     if let (Some(asked), Some(name)) = (asked(&exchange), name)
         && exchange.snapshot.tls.as_ref().is_some_and(|tls| !tls.serves(asked, name))
+        && !origin(&exchange).peer_trusted
     {
-        // What the client knows of us it knows of another host (RFC 9110 section 15.5.20).
+        // What the client knows of us it knows of another host (RFC 9110 section 15.5.20). A proxy that is trusted brings the
+        // requests of many, and may have opened its connection for any of them.
         return Err(Rejection::new(Reason::WrongHost, format!("the connection was opened for {asked}")));
     }
     let (path, query) = split_query(request.raw_path());

@@ -96,7 +96,8 @@ pub(super) async fn run(
     if flight.detached.load(Relaxed) {
         *flight = Arc::default();
         // It may have ended in the same moment, and said why.
-        let slot = if ended && active.rejection.is_some() { None } else { attempt::outlived(&mut active) };
+        let has_ended = ended && (active.rejection.is_some() || active.is_upgraded());
+        let slot = if has_ended { None } else { attempt::outlived(&mut active) };
         if let Some(slot) = slot.filter(|_| !ended) {
             tokio::spawn(async move {
                 exchange.await;

@@ -17,6 +17,7 @@ pub async fn certificates(current: Arc<ArcSwap<Snapshot>>, shared: Arc<Shared>) 
         tokio::time::sleep(LOOK_EVERY).await;
         let snapshot = current.load_full();
         if snapshot.watched.is_empty() {
+            shared.metrics.tls.show_refused(false);
             continue;
         }
         let looked = snapshot.clone();
@@ -24,7 +25,11 @@ pub async fn certificates(current: Arc<ArcSwap<Snapshot>>, shared: Arc<Shared>) 
         for look in looks.await.unwrap_or_default() {
             match look {
                 Look::Unchanged => {}
-                Look::Renewed => tracing::info!("certificates have changed on disk, and are in use"),
+                Look::Renewed => {
+                    // Those in use by now: there may have been a reload.
+                    current.load().tls.iter().for_each(|tls| tls.show());
+                    tracing::info!("certificates have changed on disk, and are in use");
+                }
                 Look::Failed(problems) => {
                     for problem in problems.lines() {
                         tracing::error!(

@@ -5,6 +5,7 @@ pub mod connections;
 mod shared;
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use futures_util::future::join_all;
 
@@ -114,13 +115,14 @@ async fn read_files(
     let previous = previous.and_then(|previous| previous.tls.clone());
     let read = tokio::task::spawn_blocking(move || {
         let mut watched = Vec::new();
+        let began = SystemTime::now();
         let tls = ServerTls::load(&config, &shared.tickets, &shared.metrics, previous.as_deref())?;
-        watched.extend(tls.iter().map(|tls| Watched::new(tls.clone())));
+        watched.extend(tls.iter().map(|tls| Watched::new(tls.clone(), began)));
         let mut client_tls = Vec::new();
         for upstream in &config.upstreams {
             let loaded = upstream.tls.as_ref().map(ClientTls::load).transpose();
             let loaded = loaded.map_err(|error| format!("upstreams.{}.tls: {error}", upstream.name))?;
-            watched.extend(loaded.iter().map(|tls| Watched::new(tls.clone())));
+            watched.extend(loaded.iter().map(|tls| Watched::new(tls.clone(), began)));
             client_tls.push(loaded);
         }
         Ok((tls, client_tls, watched))

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
-use rustls::pki_types::CertificateDer;
+use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoClientAuth, NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{RootCertStore, ServerConfig, SupportedProtocolVersion, version};
@@ -39,7 +39,15 @@ pub struct ServerTls {
 #[derive(Debug)]
 struct Loaded {
     store: Arc<Store>,
-    settings: Vec<(Option<ClientCerts>, Arc<ServerConfig>)>,
+    settings: Vec<Settings>,
+}
+
+/// How connections are made where clients' certificates are dealt with this way.
+#[derive(Debug)]
+struct Settings {
+    way: Option<ClientCerts>,
+    config: Arc<ServerConfig>,
+    verifier: Arc<dyn ClientCertVerifier>,
 }
 
 impl Loaded {
@@ -96,7 +104,18 @@ impl ServerTls {
     #[must_use]
     pub fn settings(&self, client_certs: Option<&ClientCerts>) -> Option<Arc<ServerConfig>> {
         let current = self.current.load();
-        current.settings.iter().find(|(way, _)| way.as_ref() == client_certs).map(|(_, settings)| settings.clone())
+        current.settings.iter().find(|settings| settings.way.as_ref() == client_certs).map(|it| it.config.clone())
+    }
+
+    /// Whether a client may still go by the certificate it showed when it came first: rustls asks nobody when a session is resumed,
+    /// and each resumption may bring the ticket of the next (rustls 0.23 `server/tls13.rs`).
+    #[must_use]
+    pub fn trusts(&self, client_certs: Option<&ClientCerts>, chain: &[CertificateDer<'_>]) -> bool {
+        // Without authorities there is nothing to verify by, and no certificate either.
+        let (Some(_), Some((certificate, rest))) = (client_certs, chain.split_first()) else { return true };
+        let current = self.current.load();
+        let settings = current.settings.iter().find(|settings| settings.way.as_ref() == client_certs);
+        settings.is_some_and(|it| it.verifier.verify_client_cert(certificate, rest, UnixTime::now()).is_ok())
     }
 
     /// Whether a connection on which a client asked for `name` is good for `host` as well.
@@ -115,7 +134,6 @@ impl FromFiles for ServerTls {
 
     fn read_again(&self) -> Result<(), String> {
         let loaded = read(&self.tls, &self.ways, &self.tickets, Some(&self.current.load()))?;
-        show(&loaded, &self.metrics);
         self.current.store(Arc::new(loaded));
         Ok(())
     }
@@ -146,7 +164,7 @@ fn read(tls: &Tls, ways: &[Option<ClientCerts>], tickets: &Tickets, in_use: Opti
     let mut settings = Vec::new();
     for way in ways {
         match build(tls, way.as_ref(), &store, tickets) {
-            Ok(config) => settings.push((way.clone(), Arc::new(config))),
+            Ok(built) => settings.push(built),
             Err(problem) => problems.push(problem),
         }
     }
@@ -175,7 +193,7 @@ fn certificates(tls: &Tls, in_use: Option<&Loaded>) -> (Vec<Certificate>, Vec<St
     (loaded, problems)
 }
 
-fn build(tls: &Tls, way: Option<&ClientCerts>, store: &Arc<Store>, tickets: &Tickets) -> Result<ServerConfig, String> {
+fn build(tls: &Tls, way: Option<&ClientCerts>, store: &Arc<Store>, tickets: &Tickets) -> Result<Settings, String> {
     let versions = match tls.min_version {
         TlsVersion::V12 => ALL_VERSIONS,
         TlsVersion::V13 => NEW_VERSIONS,
@@ -184,12 +202,12 @@ fn build(tls: &Tls, way: Option<&ClientCerts>, store: &Arc<Store>, tickets: &Tic
         .with_protocol_versions(versions)
         .map_err(|error| format!("tls.min_version: {error}"))?;
     let (verifier, circle) = way.map_or_else(|| Ok((Arc::new(NoClientAuth) as Arc<_>, Circle::Anybody)), clients)?;
-    let mut config = builder.with_client_cert_verifier(verifier).with_cert_resolver(store.clone());
+    let mut config = builder.with_client_cert_verifier(verifier.clone()).with_cert_resolver(store.clone());
     config.alpn_protocols = PROTOCOLS.map(<[u8]>::to_vec).to_vec();
     config.ticketer = tickets.of(circle)?;
     // Tickets are enough, and cost no memory here.
     config.session_storage = Arc::new(NoServerSessionStorage {});
-    Ok(config)
+    Ok(Settings { way: way.cloned(), config: Arc::new(config), verifier })
 }
 
 /// Who verifies clients' certificates, and whose tickets are good.

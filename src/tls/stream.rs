@@ -4,6 +4,8 @@
 //! Bytes are decrypted into the caller's buffer. What is written is encrypted at once and kept as far as the socket does not take
 //! it, 64 KiB at most; [`TlsStream::has_pending`] says whether there is a rest, and whoever goes on writing sends it first.
 
+mod usual;
+
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
@@ -98,7 +100,8 @@ impl<P: Peer> TlsStream<P> {
         poll_fn(|cx| -> Poll<io::Result<()>> {
             while self.peer.is_handshaking() {
                 ready!(self.poll_send(cx))?;
-                if ready!(self.poll_receive(cx, &mut none, READ_MAX))? == 0 && self.ended {
+                if ready!(self.poll_receive(cx, &mut none, READ_MAX))? == 0 && self.ended && self.peer.is_handshaking()
+                {
                     return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
                 }
             }
@@ -128,7 +131,7 @@ impl<P: Peer> TlsStream<P> {
         at_once: usize,
     ) -> Poll<io::Result<usize>> {
         if !self.plain.is_empty() {
-            let ready = self.plain.split();
+            let ready = std::mem::take(&mut self.plain);
             buf.extend_from_slice(&ready);
             return Poll::Ready(Ok(ready.len()));
         }
@@ -142,11 +145,14 @@ impl<P: Peer> TlsStream<P> {
 
     /// Reads once, and decrypts what is whole into `buf`; how much that was.
     fn poll_receive(&mut self, cx: &mut Context<'_>, buf: &mut BytesMut, at_once: usize) -> Poll<io::Result<usize>> {
+        if self.failed {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
         if self.ended {
             return Poll::Ready(Ok(0));
         }
-        let before = buf.len();
-        SCRATCH
+        let (before, was_quiet) = (buf.len(), !self.has_pending());
+        let received = SCRATCH
             .with_borrow_mut(|scratch| {
                 let kept = self.incoming.len();
                 let Some((front, rest)) = scratch.incoming.split_at_mut_checked(kept) else {
@@ -175,7 +181,15 @@ impl<P: Peer> TlsStream<P> {
                 }
                 Poll::Ready(Ok(()))
             })
-            .map_ok(|()| buf.len() - before)
+            .map_ok(|()| buf.len() - before);
+        match &received {
+            // What rustls has noted of messages that were not whole is about bytes that are gone.
+            Poll::Ready(Err(_)) => self.failed = true,
+            // An answer of the protocol itself; nobody else may have something to write.
+            Poll::Ready(Ok(_)) if was_quiet && self.has_pending() => _ = self.poll_send(cx),
+            _ => {}
+        }
+        received
     }
 
     /// Takes in what was received: appends what was decrypted to `plain`, and what is to be said to `outgoing`. How much of
@@ -190,7 +204,7 @@ impl<P: Peer> TlsStream<P> {
             let more = match state {
                 Ok(ConnectionState::ReadTraffic(mut traffic)) => {
                     while let Some(record) = traffic.next_record() {
-                        let record = record.map_err(broken)?;
+                        let record = record.inspect_err(|_| self.failed = true).map_err(broken)?;
                         discard += record.discard;
                         plain.extend_from_slice(record.payload);
                     }
@@ -237,7 +251,19 @@ impl<P: Peer> TlsStream<P> {
     /// Whether something was written that the socket has not taken.
     #[must_use]
     pub fn has_pending(&self) -> bool {
-        !self.outgoing.is_empty() || self.batch.is_some()
+        self.pending() > 0
+    }
+
+    /// How much that is, encrypted, in bytes.
+    #[must_use]
+    pub fn pending(&self) -> usize {
+        self.outgoing.len() + self.batch.as_ref().map_or(0, |batch| batch.records().len())
+    }
+
+    /// Whether a part of a record has come, or of a message.
+    #[must_use]
+    pub fn has_partial(&self) -> bool {
+        !self.incoming.is_empty()
     }
 
     /// Sends what is pending.
@@ -441,59 +467,6 @@ fn broken(error: rustls::Error) -> io::Error {
 
 fn invalid(what: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)
-}
-
-impl<P: Peer + Unpin> AsyncRead for TlsStream<P> {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        if this.plain.is_empty() {
-            let mut plain = std::mem::take(&mut this.plain);
-            let read = this.poll_read_into(cx, &mut plain, READ_MAX);
-            this.plain = plain;
-            if ready!(read)? == 0 && !this.closed {
-                // Nobody said that this is the end: it may have been cut off (RFC 9112 section 9.8).
-                return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
-            }
-        }
-        let length = this.plain.len().min(buf.remaining());
-        buf.put_slice(&this.plain.split_to(length));
-        if this.plain.is_empty() {
-            this.plain = BytesMut::new();
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl<P: Peer + Unpin> AsyncWrite for TlsStream<P> {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        self.get_mut().poll_write_both(cx, buf, &[])
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let mut parts = bufs.iter().filter(|part| !part.is_empty());
-        let first = parts.next().map(|part| &**part).unwrap_or_default();
-        let second = parts.next().map(|part| &**part).unwrap_or_default();
-        self.get_mut().poll_write_both(cx, first, second)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.get_mut().poll_send(cx)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        this.queue_close();
-        ready!(this.poll_send(cx))?;
-        Pin::new(&mut this.socket).poll_shutdown(cx)
-    }
 }
 
 #[cfg(test)]

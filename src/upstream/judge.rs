@@ -50,6 +50,8 @@ enum At {
     UntilClose,
     /// The response was whole.
     Done,
+    /// It was, and yet it announced a body that it must not have: whether one follows nobody can tell.
+    Unsure,
 }
 
 impl Judge {
@@ -62,6 +64,12 @@ impl Judge {
     /// Whether the response has come to its end, as far as that can be seen.
     #[must_use]
     pub fn is_done(&self) -> bool {
+        matches!(self.at, At::Done | At::Unsure)
+    }
+
+    /// Whether it has, and the next byte on the connection is the next response's.
+    #[must_use]
+    pub fn is_clean(&self) -> bool {
         matches!(self.at, At::Done)
     }
 
@@ -103,6 +111,7 @@ impl Judge {
                             At::Head(head::Reader::default())
                         }
                         Framing::None | Framing::Length(0) => At::Done,
+                        Framing::Forbidden => At::Unsure,
                         Framing::Length(length) => At::Length(length),
                         Framing::Chunked => At::Chunks(Chunks::default()),
                         Framing::UntilClose => At::UntilClose,
@@ -123,7 +132,7 @@ impl Judge {
                     }
                 }
                 At::UntilClose => return Ok(Verdict::Pass(bytes.len())),
-                At::Done => return Ok(Verdict::Pass(passed)),
+                At::Done | At::Unsure => return Ok(Verdict::Pass(passed)),
             }
         }
     }

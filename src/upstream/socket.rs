@@ -161,7 +161,6 @@ async fn connect_tcp(address: SocketAddr) -> io::Result<TcpStream> {
         let socket = SockRef::from(&stream);
         let probes = TcpKeepalive::new().with_time(SILENCE).with_interval(PROBE_EVERY).with_retries(PROBES);
         socket.set_tcp_keepalive(&probes)?;
-        socket.set_tcp_user_timeout(Some(SILENCE + PROBE_EVERY * PROBES))?;
     }
     Ok(stream)
 }
@@ -196,12 +195,21 @@ impl Socket {
             Ok((_, 0)) => Sight::Closed,
             Ok(_) => match self {
                 Self::Plain(_) => Sight::Talking,
-                // A ticket, perhaps.
-                Self::Tls(_) => self.glance(),
+                // A ticket, perhaps; then nothing is left of it.
+                Self::Tls(_) => match self.glance() {
+                    Sight::Quiet if self.has_more() => Sight::Talking,
+                    sight => sight,
+                },
             },
             Err(Errno::AGAIN | Errno::INTR) => Sight::Quiet,
             Err(_) => Sight::Closed,
         }
+    }
+
+    /// Whether there is something that was not understood yet.
+    fn has_more(&self) -> bool {
+        let is_partial = matches!(self, Self::Tls(stream) if stream.has_partial());
+        is_partial || recv(self.plain(), &mut [0_u8; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT).is_ok()
     }
 
     /// Asks the runtime, which asks the kernel only when it was told that something came; so it usually costs nothing

@@ -350,7 +350,7 @@ impl UpstreamStream {
 
     /// Whether the response came to its end, and nothing stands behind it.
     fn is_clean(&self) -> bool {
-        self.kept.is_empty() && self.judged.is_empty() && self.judge.as_ref().is_none_or(Judge::is_done)
+        self.kept.is_empty() && self.judged.is_empty() && self.judge.as_ref().is_none_or(Judge::is_clean)
     }
 }
 

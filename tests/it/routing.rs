@@ -215,7 +215,7 @@ fn routes_of_one_host_and_path_are_one_resource_and_allow_names_the_methods_of_a
     // Whoever answers GET answers HEAD: the same fields, no body.
     let head = client.request("HEAD", "/thing", &[], "").expect(200);
     assert_eq!((head.field("content-length"), head.body.len()), (Some("4"), 0));
-    for method in ["DELETE", "OPTIONS", "PATCH", "get", "PROPFIND"] {
+    for method in ["DELETE", "OPTIONS", "PATCH", "GETS", "PROPFIND"] {
         let answer = client.request(method, "/thing", &[], "").expect(405);
         assert_eq!(answer.field("allow"), Some("GET, HEAD, POST, PUT"), "{method}");
         assert_eq!(answer.json()["reason"], "method_not_allowed");

@@ -3,6 +3,7 @@
 // Counters are whole numbers, and small ones.
 #![allow(clippy::float_cmp, clippy::cast_precision_loss)]
 
+use std::io::Write;
 use std::time::Duration;
 
 use rustls::version::{TLS12, TLS13};
@@ -391,4 +392,28 @@ fn keys_change_in_the_middle_of_everything() {
         client.tls().update_keys();
         client.get("/").expect(200);
     }
+}
+
+#[test]
+fn an_app_that_goes_on_without_its_client_has_its_time_and_no_more() {
+    let forever = Gate::new();
+    let gate = forever.clone();
+    let origin = Origin::start(move |connection| {
+        while connection.read_request().is_some() {
+            // More than the sockets take, and less than it announces.
+            connection.write("HTTP/1.1 200 OK\r\nContent-Length: 90000000\r\n\r\n");
+            connection.write(vec![b'x'; 20_000_000]);
+            gate.wait();
+        }
+    });
+    let alone = "    endpoints = [\"{origin}\"]\n    client_abort = \"finish\"\n    read_timeout = \"1s\"";
+    let gateway = Gateway::with(&GATEWAY.replace("    endpoints = [\"{origin}\"]", alone));
+    let gateway = gateway.set("origin", origin.address()).set("patience", "300ms").set("keepalive", "60s");
+    let gateway = gateway.certificate("a", &Authority::shared().issue(&["test"])).start();
+    let mut client = tls().connect(gateway.addr()).unwrap();
+    client.write_all(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n").unwrap();
+    // It reads nothing, and the app says nothing more.
+    let line = &gateway.access_log(1)[0];
+    assert_eq!(line["upstream_status"], 200, "{line}");
+    forever.open();
 }

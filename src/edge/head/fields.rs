@@ -2,7 +2,7 @@
 //! it (RFC 9112 sections 5 and 6, RFC 9110 section 7).
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Method, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Version, header};
 use pingora_http::RequestHeader;
 
 use super::{Dropped, Head, HeadSize, bad_host, framing, malformed, trim};
@@ -26,6 +26,7 @@ pub struct Fields {
     to_websocket: bool,
     expects_continue: bool,
     claims: Vec<(FieldKind, HeaderValue)>,
+    cookies: usize,
     dropped: Dropped,
 }
 
@@ -43,6 +44,7 @@ impl Fields {
             to_websocket: false,
             expects_continue: false,
             claims: Vec::new(),
+            cookies: 0,
             dropped: Dropped::default(),
         }
     }
@@ -61,6 +63,17 @@ impl Fields {
     pub fn field(&mut self, name: &[u8], value: HeaderValue) -> Result<(), Rejection> {
         match classify(name) {
             FieldKind::Keep | FieldKind::UserAgent | FieldKind::Referer => self.keep(name, value)?,
+            FieldKind::Cookie => {
+                self.cookies += 1;
+                self.keep(name, value)?;
+            }
+            FieldKind::Single => {
+                let before = self.request.headers.keys_len();
+                self.keep(name, value)?;
+                if self.request.headers.keys_len() == before {
+                    return Err(malformed("a field that there is one of came twice"));
+                }
+            }
             FieldKind::BadName => {
                 if name.is_empty() || !name.iter().all(|b| is_token_byte(*b)) {
                     return Err(malformed("invalid field name"));
@@ -146,6 +159,11 @@ impl Fields {
         } else if self.content_length == Some(0) {
             self.keep(b"content-length", HeaderValue::from_static("0"))?;
         }
+        if self.cookies > 1
+            && let Some(joined) = joined_cookies(&self.request.headers)?
+        {
+            self.request.insert_header(header::COOKIE, joined).map_err(|_| malformed("invalid field value"))?;
+        }
         let keep_alive = self.apply_connection(version);
         // By what goes on: a field that Connection names does not.
         let upgrade = body.is_done() && self.asks_for_websocket(version);
@@ -227,4 +245,15 @@ impl Fields {
 fn is_websocket_key(key: &[u8]) -> bool {
     let is_digit = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/');
     key.len() == 24 && key.strip_suffix(b"==").is_some_and(|digits| digits.iter().all(is_digit))
+}
+
+/// The crumbs of a cookie as one field; none where there are not several. HTTP/2 sends them apart because they compress better so
+/// (RFC 9113 section 8.2.3); of several fields an app would make one with commas, and lose all but the first.
+pub fn joined_cookies(headers: &HeaderMap) -> Result<Option<HeaderValue>, Rejection> {
+    let crumbs: Vec<&[u8]> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if crumbs.len() < 2 {
+        return Ok(None);
+    }
+    let joined = Bytes::from(crumbs.join(b"; ".as_slice()));
+    HeaderValue::from_maybe_shared(joined).map(Some).map_err(|_| malformed("invalid field value"))
 }

@@ -43,9 +43,9 @@ const LIVE_MAX: usize = 2 * STREAMS_MAX as usize;
 /// What a client may send before it is asked for more: on a stream, and on all together. What is not read yet, because its turn has
 /// not come, waits in memory.
 const STREAM_WINDOW: u32 = 256 * 1024;
-const CONNECTION_WINDOW: u32 = 512 * 1024;
+const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
 /// Of a response, what the library keeps beyond what the socket took.
-const SEND_BUFFER: usize = 64 * 1024;
+const SEND_BUFFER: usize = 32 * 1024;
 /// Heads are limited by the configuration; beyond so many times that the library answers by itself, without a log line.
 const HEADER_LIST_FACTOR: usize = 4;
 /// Streams that we have to reset because of what the client does on them, in the life of a connection.
@@ -176,14 +176,13 @@ impl Driver {
         });
         let live = self.live.clone();
         let mut alarm = Alarm::default();
-        let mut working = false;
+        let (mut was_busy, mut is_late) = (false, false);
         loop {
-            let now_working = self.live.count() > 0;
-            if working && !now_working {
+            let busy = self.is_busy();
+            if was_busy && !busy {
                 self.idle_since = Instant::now();
             }
-            working = now_working;
-            let busy = self.is_busy();
+            was_busy = busy;
             self.open.set_active(busy);
             let deadline = self.deadline(busy);
             let changed = live.changed.notified();
@@ -230,11 +229,14 @@ impl Driver {
             });
             let event = match alarm.before(deadline, happened).await {
                 Some(event) => event,
+                // It may be us who are late: what has come meanwhile is looked at first.
+                None if !std::mem::replace(&mut is_late, true) => continue,
                 None => match self.late(busy) {
                     Some(event) => event,
                     None => continue,
                 },
             };
+            is_late = false;
             match event {
                 Event::Request(request) => self.begin(*request),
                 Event::Over => return,
@@ -272,8 +274,12 @@ impl Driver {
             Ending::No => self.idle_since + client.header_timeout,
         };
         let silent = self.watch.deadline(client.header_timeout, client.write_idle_timeout);
-        // A client that is waited for is not idle.
-        silent.unwrap_or(if busy { far } else { idle })
+        // A client that is waited for is not idle. Of requests that are over there may be a rest that it makes no room for.
+        silent.unwrap_or(match busy {
+            true if self.live.count() > 0 => far,
+            true => self.idle_since.max(self.watch.sent_at()) + client.write_idle_timeout,
+            false => idle,
+        })
     }
 
     /// What the deadline means, now that it has come.
@@ -312,7 +318,7 @@ impl Driver {
         if is_late || self.live.count() >= LIVE_MAX {
             return respond.send_reset(Reason::REFUSED_STREAM);
         }
-        self.asked = true;
+        (self.asked, self.idle_since) = (true, Instant::now());
         self.live.count.fetch_add(1, Relaxed);
         let live = LiveRequest(self.live.clone());
         let session = self.open_session(request, respond);

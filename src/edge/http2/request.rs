@@ -7,7 +7,10 @@ use http::{HeaderValue, Method, Version, header};
 use pingora_http::RequestHeader;
 
 use crate::edge::body::BodyReader;
-use crate::edge::head::{Fields, Head, HeadLimits, HeadSize, bad_host, escape, malformed, parse_target, too_large};
+use crate::edge::head::{
+    Fields, Head, HeadLimits, HeadSize, bad_host, check_method, escape, joined_cookies, malformed, parse_target,
+    too_large,
+};
 use crate::proxy::rejection::{Reason, Rejection};
 
 /// What stands around a field line: `: ` and CRLF.
@@ -20,6 +23,7 @@ const LINE: usize = 4;
 pub fn head(parts: Parts, ends: bool, limits: &HeadLimits) -> Result<Head, Rejection> {
     let Parts { method, uri, mut headers, .. } = parts;
     let target = uri.path_and_query().map(http::uri::PathAndQuery::as_str).unwrap_or_default().to_owned();
+    check_method(method.as_str().as_bytes())?;
     let request_line = measure_line(&method, &target, limits)?;
     if uri.scheme_str().is_some_and(|scheme| !matches!(scheme, "http" | "https")) {
         return Err(Rejection::new(Reason::BadTarget, "a scheme other than http and https"));
@@ -38,7 +42,9 @@ pub fn head(parts: Parts, ends: bool, limits: &HeadLimits) -> Result<Head, Rejec
     if headers.values().any(|value| value.as_bytes().trim_ascii().len() != value.len()) {
         return Err(malformed("white space around a field value"));
     }
-    join_cookies(&mut headers)?;
+    if let Some(joined) = joined_cookies(&headers)? {
+        headers.insert(header::COOKIE, joined);
+    }
     let size = measure_fields(request_line, &headers, limits)?;
     let mut request = RequestHeader::build_no_case(method, &escaped, Some(size.fields + 8))
         .map_err(|_| Rejection::new(Reason::BadTarget, "invalid request target"))?;
@@ -96,15 +102,4 @@ fn check_host(authority: Option<&[u8]>, headers: &http::HeaderMap) -> Result<(),
         }
         _ => Ok(()),
     }
-}
-
-/// Makes the crumbs of a cookie field, which compress better apart, one (RFC 9113 section 8.2.3).
-fn join_cookies(headers: &mut http::HeaderMap) -> Result<(), Rejection> {
-    let crumbs: Vec<&[u8]> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
-    if crumbs.len() > 1 {
-        let joined = Bytes::from(crumbs.join(b"; ".as_slice()));
-        let joined = HeaderValue::from_maybe_shared(joined).map_err(|_| malformed("invalid field value"))?;
-        headers.insert(header::COOKIE, joined);
-    }
-    Ok(())
 }

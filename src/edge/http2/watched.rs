@@ -60,14 +60,21 @@ struct Seen {
     fields_since: Option<Instant>,
     /// Since when the socket takes nothing.
     stalled_since: Option<Instant>,
+    /// When it last took something.
+    sent_at: Instant,
 }
 
 impl Watch {
     /// Looks at `stream`, on which nothing was said yet.
     #[must_use]
     pub fn new(stream: Box<TlsStream<Server>>) -> Arc<Self> {
-        let seen =
-            Seen { counter: Counter::default(), credited: Instant::now(), fields_since: None, stalled_since: None };
+        let seen = Seen {
+            counter: Counter::default(),
+            credited: Instant::now(),
+            fields_since: None,
+            stalled_since: None,
+            sent_at: Instant::now(),
+        };
         let watched = Watched { stream, gathered: BytesMut::new(), gathers: false, seen, lingering: None };
         Arc::new(Self(Mutex::new(watched)))
     }
@@ -99,6 +106,11 @@ impl Watch {
     /// Whether nothing more is sent or used: the connection ends by itself, soon.
     pub fn lingers(&self) -> bool {
         self.0.lock().lingering.is_some()
+    }
+
+    /// When the client last took something.
+    pub fn sent_at(&self) -> Instant {
+        self.0.lock().seen.sent_at
     }
 
     /// When a wait for the client is over, if there is one: for the end of a block of fields, or to take something.
@@ -142,7 +154,7 @@ impl Seen {
         match written {
             Poll::Ready(Ok(count)) => {
                 self.counter.sent(*count);
-                self.stalled_since = None;
+                (self.stalled_since, self.sent_at) = (None, Instant::now());
             }
             Poll::Pending if self.stalled_since.is_none() => self.stalled_since = Some(Instant::now()),
             Poll::Pending | Poll::Ready(Err(_)) => {}
@@ -223,7 +235,11 @@ impl Watched {
         if !self.stream.has_pending() {
             return Poll::Ready(Ok(()));
         }
+        let before = self.stream.pending();
         let sent = self.stream.poll_send(cx);
+        if self.stream.pending() < before {
+            self.seen.stalled_since = None;
+        }
         self.seen.wrote(&if sent.is_pending() { Poll::Pending } else { Poll::Ready(Ok(0)) });
         sent
     }
@@ -237,7 +253,8 @@ impl AsyncRead for Link {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let mut watched = self.0.0.lock();
         if watched.seen.counter.is_flooded() {
-            // The connection is about to be cut; its task looks next.
+            // The connection is about to be cut; its task looks next. If it was forgiven by then, it reads on.
+            cx.waker().wake_by_ref();
             return Poll::Pending;
         }
         let before = buf.filled().len();

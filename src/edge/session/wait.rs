@@ -35,7 +35,8 @@ impl Session {
     /// Waits until something happens, until `deadline` at the latest; meanwhile the client gets what it takes of the backlog.
     /// Bytes from the client are read `at_once` at most, and in HTTP/2 only where the body is wanted. Cancel safe.
     pub(super) async fn event(&mut self, deadline: Instant, at_once: usize, wants_body: bool) -> Event {
-        let mut waits = self.wire.has_pending();
+        // Who cannot be written to is not waited for.
+        let mut waits = !self.discarding && self.wire.has_pending();
         if let Some(backlog) = &mut self.backlog {
             match backlog.fill().await {
                 Ok(filled) => waits |= filled,
@@ -48,6 +49,9 @@ impl Session {
         let until = if waits { deadline.min(self.patience.deadline()) } else { deadline };
         let Self { wire, alarm, backlog, patience, ended, discarding, .. } = self;
         let first = poll_fn(|cx| {
+            if *discarding {
+                return Poll::Pending;
+            }
             if let Some(sent) = ready_to_send(cx, wire, backlog.as_deref_mut(), *ended) {
                 return Poll::Ready(match sent {
                     Ok(sent) => {
@@ -57,14 +61,11 @@ impl Session {
                     Err(_) => Event::Left,
                 });
             }
-            if !*discarding {
-                match wire.poll_heard(cx, at_once, wants_body) {
-                    Poll::Ready(Ok(1..)) => return Poll::Ready(Event::Sent),
-                    Poll::Ready(_) => return Poll::Ready(Event::Left),
-                    Poll::Pending => {}
-                }
+            match wire.poll_heard(cx, at_once, wants_body) {
+                Poll::Ready(Ok(1..)) => Poll::Ready(Event::Sent),
+                Poll::Ready(_) => Poll::Ready(Event::Left),
+                Poll::Pending => Poll::Pending,
             }
-            Poll::Pending
         });
         match alarm.before(until, first).await {
             Some(event) => event,

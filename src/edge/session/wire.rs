@@ -126,10 +126,17 @@ impl Wire {
         }
     }
 
-    /// Goes on sending it.
+    /// Goes on sending it; ready when some of it was taken.
     pub fn poll_pending(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
-            Self::Http1(Http1 { connection, .. }) => connection.transport.poll_send(cx),
+            Self::Http1(Http1 { connection, .. }) => {
+                let transport = &mut connection.transport;
+                let before = transport.pending();
+                match transport.poll_send(cx) {
+                    Poll::Pending if transport.pending() < before => Poll::Ready(Ok(())),
+                    sent => sent,
+                }
+            }
             Self::Http2(_) => Poll::Ready(Ok(())),
         }
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use rustls::version::{TLS12, TLS13};
-use rustls::{ServerConnection, SupportedProtocolVersion};
+use rustls::{ClientConnection, ServerConnection, SupportedProtocolVersion};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
@@ -32,6 +32,22 @@ async fn write<P: Peer>(stream: &mut TlsStream<P>, pieces: &[Vec<u8>]) {
             let taken = poll_fn(|cx| stream.poll_write_both(cx, both[0], both[1])).await.unwrap();
             let of_first = taken.min(both[0].len());
             both = [&both[0][of_first..], &both[1][taken - of_first..]];
+        }
+    }
+    poll_fn(|cx| stream.poll_send(cx)).await.unwrap();
+    assert!(!stream.has_pending());
+}
+
+/// Writes `pieces`, every third at once, the others when there is much of them or at the end.
+async fn write_later<P: Peer>(stream: &mut TlsStream<P>, pieces: &[Vec<u8>]) {
+    for (index, piece) in pieces.iter().enumerate() {
+        let mut rest = piece.as_slice();
+        while !rest.is_empty() {
+            let taken = poll_fn(|cx| match index % 3 {
+                2 => stream.poll_write_both(cx, rest, &[]),
+                _ => stream.poll_write_later(cx, rest),
+            });
+            rest = &rest[taken.await.unwrap()..];
         }
     }
     poll_fn(|cx| stream.poll_send(cx)).await.unwrap();
@@ -95,6 +111,8 @@ proptest! {
             let ((), got) = tokio::join!(write(&mut client, &up), read(&mut server, all_up.len(), at_once));
             assert!(got == all_up);
             let ((), got) = tokio::join!(write(&mut server, &down), read(&mut client, all_down.len(), at_once));
+            assert!(got == all_down);
+            let ((), got) = tokio::join!(write_later(&mut server, &down), read(&mut client, all_down.len(), at_once));
             assert!(got == all_down);
         });
     }
@@ -185,6 +203,9 @@ fn what_cannot_be_decrypted_ends_it_with_an_alert() {
             // Whoever goes on all the same is not heard.
             let written = poll_fn(|cx| server.poll_write_both(cx, b"more", &[])).await;
             assert_eq!(written.unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+            client.socket.write_all(b"\x17\x03\x03\x00\x01x").await.unwrap();
+            let again = poll_fn(|cx| server.poll_read_into(cx, &mut BytesMut::new(), READ_MAX)).await;
+            assert_eq!(again.unwrap_err().kind(), io::ErrorKind::BrokenPipe);
             server.farewell();
             let error = poll_fn(|cx| client.poll_read_into(cx, &mut BytesMut::new(), READ_MAX)).await.unwrap_err();
             assert!(error.to_string().contains("BadRecordMac"), "{error}");
@@ -241,6 +262,70 @@ fn something_may_be_written_while_half_a_message_has_come() {
         }
         assert!(got.iter().all(|byte| *byte == b'x'));
         client.farewell();
+    });
+}
+
+/// A client that asks for new keys is answered with a message of its own place in the order.
+#[test]
+fn what_waits_to_be_sent_goes_out_before_what_is_said_after_it() {
+    run(async {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let (settings, server) = rig::settings(&TLS13);
+        let server = Server::new(Arc::new(server)).unwrap();
+        let mut server = TlsStream::new(Plain::Unix(ours), server, BytesMut::new());
+        let mut client = ClientConnection::new(Arc::new(settings), "a.test".try_into().unwrap()).unwrap();
+        let agree = async {
+            while client.is_handshaking() {
+                let mut out = Vec::new();
+                while client.wants_write() {
+                    client.write_tls(&mut out).unwrap();
+                }
+                theirs.write_all(&out).await.unwrap();
+                let mut block = [0; 4096];
+                let count = theirs.read(&mut block).await.unwrap();
+                client.read_tls(&mut &block[..count]).unwrap();
+                client.process_new_packets().unwrap();
+            }
+            let mut out = Vec::new();
+            while client.wants_write() {
+                client.write_tls(&mut out).unwrap();
+            }
+            theirs.write_all(&out).await.unwrap();
+        };
+        let (agreed, ()) = tokio::join!(server.handshake(), agree);
+        agreed.unwrap();
+        let later = |server: &mut TlsStream<Server>, content: &[u8]| {
+            assert!(matches!(
+                server.poll_write_later(&mut Context::from_waker(Waker::noop()), content),
+                Poll::Ready(Ok(taken)) if taken == content.len()
+            ));
+        };
+        later(&mut server, b"one ");
+        client.refresh_traffic_keys().unwrap();
+        let mut asked = Vec::new();
+        client.write_tls(&mut asked).unwrap();
+        theirs.write_all(&asked).await.unwrap();
+        server.socket.readable().await.unwrap();
+        assert!(read_once(&mut server).await.is_pending());
+        later(&mut server, b"two ");
+        poll_fn(|cx| server.poll_send(cx)).await.unwrap();
+        later(&mut server, b"three ");
+        server.farewell();
+        let mut got = Vec::new();
+        loop {
+            let mut block = [0; 4096];
+            let count = theirs.read(&mut block).await.unwrap();
+            let mut received = &block[..count];
+            while !received.is_empty() {
+                client.read_tls(&mut received).unwrap();
+                client.process_new_packets().unwrap();
+            }
+            // Ok only at the end.
+            if io::Read::read_to_end(&mut client.reader(), &mut got).is_ok() {
+                break;
+            }
+        }
+        assert_eq!(got.escape_ascii().to_string(), "one two three ");
     });
 }
 

@@ -30,6 +30,8 @@ pub(super) enum Framing {
     /// Another head follows.
     Interim,
     None,
+    /// No body, and the head says that there is one.
+    Forbidden,
     Length(u64),
     Chunked,
     UntilClose,
@@ -180,6 +182,9 @@ impl Fields {
         Ok(match (status, self.length) {
             (..200, _) => Framing::Interim,
             _ if expected.head_only => Framing::None,
+            // A 304 may say how long the response would be that it stands for (RFC 9110 section 8.6).
+            (204, Some(1..)) => Framing::Forbidden,
+            (204 | 304, _) if self.chunked => Framing::Forbidden,
             (204 | 304, _) => Framing::None,
             _ if self.chunked => Framing::Chunked,
             (_, Some(length)) => Framing::Length(length),

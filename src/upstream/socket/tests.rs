@@ -36,7 +36,8 @@ async fn another_machine_that_vanishes_is_noticed() {
     };
     let socket = SockRef::from(&stream);
     assert!(socket.keepalive().unwrap());
-    assert_eq!(socket.tcp_user_timeout().unwrap(), Some(Duration::from_secs(120)));
+    // It would also cut one that is there and makes no room for so long: how long an app may read nothing is for the session.
+    assert_eq!(socket.tcp_user_timeout().unwrap(), None);
 }
 
 #[tokio::test]

@@ -118,14 +118,18 @@ fn serialised(head: &Head) -> Vec<u8> {
 
 /// What the app gets is well-formed, framed once, and holds nothing that is not its business.
 fn check_request(head: &Head) {
-    use FieldKind::{ContentLength, Host, Keep, Referer, UserAgent};
+    use FieldKind::{ContentLength, Cookie, Host, Keep, Referer, Single, UserAgent};
     let request = &head.request;
     for (name, value) in &request.headers {
         assert!(!value.as_bytes().iter().any(|byte| matches!(byte, b'\r' | b'\n' | 0)), "{name}: {value:?}");
         assert_eq!(value.as_bytes(), value.as_bytes().trim_ascii(), "{name}");
         let kind = classify(name.as_str().as_bytes());
-        assert!(matches!(kind, Keep | UserAgent | Referer | Host | ContentLength), "{name} is {kind:?}");
+        let passes = matches!(kind, Keep | UserAgent | Referer | Host | ContentLength | Single | Cookie);
+        assert!(passes, "{name} is {kind:?}");
+        let count = request.headers.get_all(name).iter().count();
+        assert!(count == 1 || !matches!(kind, Host | ContentLength | Single | Cookie), "{count} of {name}");
     }
+    assert!(!request.method.as_str().bytes().any(|byte| byte.is_ascii_lowercase()));
     let all = |name: &str| request.headers.get_all(name).iter().collect::<Vec<_>>();
     match (all("host").as_slice(), &head.host) {
         ([], None) => assert_eq!(request.version, Version::HTTP_10),

@@ -60,6 +60,8 @@ fn lines() -> Vec<Row> {
         ("field-value-with-head-after-carriage-return", value, "X-A: b\r\rGET /smuggled HTTP/1.1"),
         ("field-value-with-line-feed", "RFC 9112 2.2", "X-A: b\nX-B: c"),
         ("field-value-with-head-after-line-feed", "RFC 9112 2.2", "X-A: b\n\nGET /smuggled HTTP/1.1"),
+        ("field-two-types", "RFC 9110 8.3", "Content-Type: application/json\r\nContent-Type: text/plain"),
+        ("field-two-credentials", "RFC 9110 11.6.2", "Authorization: Basic YTpi\r\nauthorization: Basic Yzpk"),
         ("field-value-with-mark-of-unix-lines", "RFC 9112 2.2", "X-A: b\n"),
     ]
 }
@@ -90,6 +92,12 @@ fn claims() -> Vec<Case> {
             "X-Original-URL: /closed/x\r\nX-Rewrite-URL: /closed/x\r\nX-Original-URI: /closed/x",
         ),
         dropped("claim-file", claim, "X-Accel-Redirect: /etc\r\nX-Sendfile: /etc\r\nX-Sendfile-Type: X-Accel-Redirect"),
+        dropped("claim-root-of-daphne", hygiene, "Daphne-Root-Path: /CASE\r\nX-Script-Name: /CASE"),
+        dropped(
+            "claim-client-certificate",
+            claim,
+            "X-Client-Cert: x\r\nX-Client-Verify: SUCCESS\r\nSSL-Client-Verify: SUCCESS\r\nX-SSL-Cert: x\r\nX-ARR-ClientCert: x",
+        ),
         dropped("claim-proxy", hygiene, "Proxy: http://other.test:3128"),
         dropped(
             "claim-client-of-networks",
@@ -106,6 +114,12 @@ fn values() -> Vec<Case> {
         with("value-in-white-space", "RFC 9112 5", "X-A: \t b \t ", get("/CASE").field("x-a", "b")),
         with("value-without-white-space", "RFC 9112 5", "X-A:b", get("/CASE").field("x-a", "b")),
         with("value-empty", "RFC 9110 5.5", "X-A:\r\nX-B: ", get("/CASE").field("x-a", "").field("x-b", "")),
+        with(
+            "value-of-several-cookies",
+            "RFC 6265 5.4",
+            "Cookie: a=b\r\nCookie: c=d",
+            get("/CASE").field("cookie", "a=b; c=d"),
+        ),
         with("value-of-colons", "RFC 9112 5", "X-A: : b:c", get("/CASE").field("x-a", ": b:c")),
         with(
             "value-in-several-lines",

@@ -43,6 +43,8 @@ fn lines() -> Vec<Row> {
         ("line-method-with-nul", "RFC 9110 9.1", "GET\0 /CASE HTTP/1.1"),
         ("line-method-outside-ascii", "RFC 9110 9.1", "G\u{c9}T /CASE HTTP/1.1"),
         ("line-method-in-quotes", "RFC 9110 9.1", "\"GET\" /CASE HTTP/1.1"),
+        ("line-method-in-lower-case", "RFC 9110 9.1", "get /CASE HTTP/1.1"),
+        ("line-method-in-mixed-case", "RFC 9110 9.1", "Delete /CASE HTTP/1.1"),
         ("line-method-of-33-bytes", "RFC 9112 3", "GETGETGETGETGETGETGETGETGETGETGET /CASE HTTP/1.1"),
         ("line-http-0-9", "RFC 9112 2.3", "GET /CASE"),
         ("line-version-in-lower-case", "RFC 9112 2.3", "GET /CASE http/1.1"),

@@ -294,7 +294,9 @@ impl Stage {
         match &self.behind {
             Behind::Wire { streams, .. } => streams.lock().unwrap().clone(),
             Behind::Python { records, .. } => {
-                let text = std::fs::read_to_string(records).unwrap_or_default();
+                let mut text = std::fs::read_to_string(records).unwrap_or_default();
+                // A line that is still being written is the next look's.
+                text.truncate(text.rfind('\n').map_or(0, |end| end + 1));
                 let torn = |line: &str| match Line::parse(line) {
                     Line::Begun(path) => Some((Torn::Begun, path)),
                     Line::Record(record) => Some((Torn::Cut, record.path?.0)).filter(|_| !record.whole),

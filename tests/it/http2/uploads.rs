@@ -2,7 +2,7 @@
 
 use super::{PLAIN, secured};
 use crate::harness::http2_frames::{DATA, END_STREAM, NO_ERROR, PING, RST_STREAM, frame, headers, request, reset};
-use crate::harness::{Framing, Gate, Origin, PythonServer};
+use crate::harness::{Framing, Gate, Origin, PythonServer, eventually};
 
 const STREAMED: &str = r#"
     [server]
@@ -284,5 +284,46 @@ fn bodies_that_nobody_reads_yet_hold_up_no_other() {
         client.send(frame(DATA, END_STREAM, stream, b""));
         let sum = client.fate(stream).expect(200);
         assert_eq!(String::from_utf8(sum).unwrap(), sent[usize::try_from(stream / 2).unwrap()].to_string());
+    }
+}
+
+/// Two that wait for their turn must not take all the room that the one has whose turn it is.
+#[test]
+fn an_upload_goes_on_while_others_wait_for_a_worker() {
+    let app = Origin::start(|connection| {
+        while let Some(request) = connection.read_request() {
+            if !connection.answer(200, request.body.len().to_string()) {
+                return;
+            }
+        }
+    });
+    let one_at_a_time =
+        STREAMED.replace("buffer_requests", "preset = \"uvicorn\"\n    max_in_flight = 1\n    buffer_requests");
+    let gateway = secured(&one_at_a_time).set("app", app.address()).start();
+    let mut client = gateway.frames();
+    let full = 15;
+    let piece = [b'x'; 16_000];
+    let others_wait = |count| {
+        eventually("the others wait", || {
+            let metrics = gateway.metrics();
+            let busy = metrics.value("propylon_upstream_in_flight", &[]) == Some(1.0);
+            (busy && metrics.value("propylon_queue_depth", &[]) == Some(count)).then_some(())
+        });
+    };
+    for (stream, waiting) in [(1, 0.0), (3, 1.0), (5, 2.0)] {
+        client.send(headers(stream, 0, &request("POST", "/", &[])));
+        others_wait(waiting);
+    }
+    for stream in [3, 5, 1] {
+        for _ in 0..full {
+            client.send(frame(DATA, 0, stream, &piece));
+        }
+    }
+    for stream in [1, 3, 5] {
+        client.send(frame(DATA, END_STREAM, stream, b""));
+    }
+    for stream in [1, 3, 5] {
+        let sum = String::from_utf8(client.fate(stream).expect(200)).unwrap();
+        assert_eq!(sum, (full * piece.len()).to_string());
     }
 }
