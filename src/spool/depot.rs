@@ -71,7 +71,7 @@ pub struct Depot {
     pub(super) faults: super::fault_tests::Faults,
 }
 
-/// Threads that wait for the disk, as many as there are jobs. One that hangs holds these and no others: the runtime's blocking pool
+/// Threads that wait for the disk, as many as there are jobs; large files are closed by them too. One that hangs holds these and no others: the runtime's blocking pool
 /// has other work, and would begin a new thread for each job that finds none idle.
 #[derive(Debug)]
 struct DiskThreads(Option<Runtime>);

@@ -17,7 +17,7 @@ const READ_LEAST: usize = 1024;
 #[derive(Debug, Default)]
 pub struct ReadAhead {
     limit: AtomicUsize,
-    /// Bytes that were read since the session last took what there was.
+    /// Bytes that were read since the session last took what there was; one read that waited to be sent to it may be forgotten.
     read: AtomicUsize,
     /// The session passes on what it took.
     busy: AtomicBool,

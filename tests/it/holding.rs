@@ -62,6 +62,9 @@ fn an_endpoint_that_can_be_connected_to_again_is_not_asked_over_old_connections_
     );
     crate::queue::checked(&gateway, 1);
     gateway.get("/").expect(200);
+    eventually("its connection is idle", || {
+        (gateway.metrics().value("propylon_endpoint_idle_connections", &[]) == Some(1.0)).then_some(())
+    });
     let Address::Unix(path) = origin.address() else { panic!("a Unix socket") };
     let away = path.with_extension("away");
     fs::rename(path, &away).unwrap();

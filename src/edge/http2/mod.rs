@@ -45,7 +45,7 @@ const LIVE_MAX: usize = 2 * STREAMS_MAX as usize;
 const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
 /// Of a response, what the library keeps beyond what the socket took.
-const SEND_BUFFER: usize = 32 * 1024;
+const SEND_BUFFER: usize = 64 * 1024;
 /// Heads are limited by the configuration; beyond so many times that the library answers by itself, without a log line.
 const HEADER_LIST_FACTOR: usize = 4;
 /// Streams that we have to reset because of what the client does on them, in the life of a connection.

@@ -1,7 +1,7 @@
 //! One request of an HTTP/2 client, and its answer, in the hands of a session (RFC 9113 section 8).
 //!
-//! The library frames and counts windows. Nothing is given to it that the client has not made room for, so that what waits for a
-//! slow client waits where bodies are budgeted.
+//! The library frames and counts windows. Nothing is given to it that the client has not made room for, and of that a bounded rest
+//! (`SEND_BUFFER`), so that what waits for a slow client waits where bodies are budgeted.
 
 use std::future::poll_fn;
 use std::io;
@@ -21,7 +21,8 @@ use crate::header::hop_by_hop::is_hop_by_hop_response;
 
 /// What is given to the library at once.
 const PIECE_MAX: usize = 16 * 1024;
-/// What the client does not take of all responses on a connection: in memory up to about so much, in bytes.
+/// What the client does not take of all responses on a connection: in memory up to about so much, in bytes. Each has its share of
+/// that by the number there is when it first falls behind; those that were fewer before have larger ones.
 const RESPONSES_MEMORY: usize = 1536 * 1024;
 /// Pieces of a body below this are copied: each would hold a whole block of what was read with it.
 const COPY_BELOW: usize = 4 * 1024;

@@ -70,7 +70,7 @@ impl Session {
             return self.fail(Reason::UpstreamInvalid, ErrorType::InvalidHTTPHeader, "101 that nobody asked for");
         }
         if response.status.is_informational() {
-            // Expect was answered by us; early hints are for HTTP/2 clients. The answer is still waited for.
+            // Expect was answered by us, and early hints are not passed on. The answer is still waited for.
             return Ok(());
         }
         self.record_heard();
