@@ -142,6 +142,15 @@ impl Transport {
         let _ = self.with_socket(|socket| socket.set_tcp_user_timeout(Some(limit)));
     }
 
+    /// Whether the client is gone, though nobody reads what it has sent.
+    #[must_use]
+    pub fn is_broken(&self) -> bool {
+        match self {
+            Self::Plain(socket) => socket.is_broken(),
+            Self::Tls(stream) => stream.socket().is_broken(),
+        }
+    }
+
     fn with_socket<T>(&self, act: impl FnOnce(SockRef<'_>) -> T) -> T {
         match self {
             Self::Plain(socket) => act(SockRef::from(socket)),

@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
@@ -36,6 +37,15 @@ impl Plain {
             Self::Tcp(stream) => stream.readable().await,
             Self::Unix(stream) => stream.readable().await,
         }
+    }
+
+    /// Whether the connection is broken, or closed both ways: the kernel says so whether or not anybody reads. One system call.
+    #[must_use]
+    pub fn is_broken(&self) -> bool {
+        let mut asked = [PollFd::new(self, PollFlags::empty())];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let gone = PollFlags::ERR | PollFlags::HUP;
+        poll(&mut asked, Some(&now)).is_ok() && asked.iter().any(|asked| asked.revents().intersects(gone))
     }
 
     /// Reads what is there, without waiting.

@@ -24,12 +24,9 @@ pub async fn certificates(current: Arc<ArcSwap<Snapshot>>, shared: Arc<Shared>) 
         let looks = tokio::task::spawn_blocking(move || looked.watched.iter().map(Watched::look).collect::<Vec<_>>());
         for look in looks.await.unwrap_or_default() {
             match look {
-                Look::Unchanged => {}
-                Look::Renewed => {
-                    // Those in use by now: there may have been a reload.
-                    current.load().tls.iter().for_each(|tls| tls.show());
-                    tracing::info!("certificates have changed on disk, and are in use");
-                }
+                Look::Unchanged => continue,
+                Look::ReadAgain => {}
+                Look::Renewed => tracing::info!("certificates have changed on disk, and are in use"),
                 Look::Failed(problems) => {
                     for problem in problems.lines() {
                         tracing::error!(
@@ -39,6 +36,8 @@ pub async fn certificates(current: Arc<ArcSwap<Snapshot>>, shared: Arc<Shared>) 
                     }
                 }
             }
+            // Those in use by now: some may be new, and there may have been a reload.
+            current.load().tls.iter().for_each(|tls| tls.show());
         }
         shared.metrics.tls.show_refused(snapshot.watched.iter().any(Watched::is_refused));
     }

@@ -12,7 +12,7 @@ use crate::config::model::CertificateFiles;
 use crate::tls::{pem, provider};
 
 /// A certificate that can be shown.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Certificate {
     pub files: CertificateFiles,
     pub key: Arc<CertifiedKey>,

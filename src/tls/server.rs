@@ -85,7 +85,8 @@ impl ServerTls {
             return Ok(None);
         }
         let in_use = previous.map(|previous| previous.current.load_full());
-        let loaded = read(&config.tls, &ways, tickets, in_use.as_deref())?;
+        let (loaded, problems) = read(&config.tls, &ways, tickets, in_use.as_deref());
+        let loaded = loaded.filter(|_| problems.is_empty()).ok_or_else(|| problems.join("\n"))?;
         Ok(Some(Arc::new(Self {
             tls: config.tls.clone(),
             ways,
@@ -132,10 +133,11 @@ impl FromFiles for ServerTls {
         certificates.chain(authorities).cloned().collect()
     }
 
+    /// A certificate that cannot be used does not keep the others from being renewed.
     fn read_again(&self) -> Result<(), String> {
-        let loaded = read(&self.tls, &self.ways, &self.tickets, Some(&self.current.load()))?;
-        self.current.store(Arc::new(loaded));
-        Ok(())
+        let (loaded, problems) = read(&self.tls, &self.ways, &self.tickets, Some(&self.current.load()));
+        loaded.into_iter().for_each(|loaded| self.current.store(Arc::new(loaded)));
+        if problems.is_empty() { Ok(()) } else { Err(problems.join("\n")) }
     }
 }
 
@@ -158,8 +160,16 @@ fn show(loaded: &Loaded, metrics: &Metrics) {
     metrics.tls.show(loaded.store.certificates().iter().map(reading).collect());
 }
 
-fn read(tls: &Tls, ways: &[Option<ClientCerts>], tickets: &Tickets, in_use: Option<&Loaded>) -> Result<Loaded, String> {
+/// What the files hold, and what cannot be used of it: with problems, there is something if each certificate has an older state to
+/// stay with.
+fn read(
+    tls: &Tls,
+    ways: &[Option<ClientCerts>],
+    tickets: &Tickets,
+    in_use: Option<&Loaded>,
+) -> (Option<Loaded>, Vec<String>) {
     let (certificates, mut problems) = certificates(tls, in_use);
+    let is_complete = certificates.len() == tls.certificates.len();
     let store = Arc::new(Store::new(certificates));
     let mut settings = Vec::new();
     for way in ways {
@@ -168,26 +178,32 @@ fn read(tls: &Tls, ways: &[Option<ClientCerts>], tickets: &Tickets, in_use: Opti
             Err(problem) => problems.push(problem),
         }
     }
-    if problems.is_empty() { Ok(Loaded { store, settings }) } else { Err(problems.join("\n")) }
+    let is_complete = is_complete && settings.len() == ways.len();
+    (is_complete.then_some(Loaded { store, settings }), problems)
 }
 
 fn certificates(tls: &Tls, in_use: Option<&Loaded>) -> (Vec<Certificate>, Vec<String>) {
     let now = SystemTime::now();
     let (mut loaded, mut problems) = (Vec::new(), Vec::new());
+    let of_old = |is_it: &dyn Fn(&Certificate) -> bool| {
+        in_use.and_then(|in_use| in_use.store.certificates().iter().find(|old| is_it(old)).cloned())
+    };
     for files in &tls.certificates {
-        match Certificate::load(files) {
-            Ok(certificate) => {
-                let known = in_use.is_none_or(|in_use| {
-                    in_use.store.certificates().iter().any(|old| old.key.cert == certificate.key.cert)
-                });
-                match certificate.untimely(now) {
-                    Some(why) if known => tracing::warn!("{why}: clients will refuse it"),
-                    Some(why) => problems.push(why),
-                    None => {}
-                }
-                loaded.push(certificate);
+        let usable = Certificate::load(files).and_then(|certificate| {
+            let is_known = in_use.is_none() || of_old(&|old| old.key.cert == certificate.key.cert).is_some();
+            match certificate.untimely(now) {
+                Some(why) if !is_known => return Err(why),
+                Some(why) => tracing::warn!("{why}: clients will refuse it"),
+                None => {}
             }
-            Err(problem) => problems.push(problem),
+            Ok(certificate)
+        });
+        match usable {
+            Ok(certificate) => loaded.push(certificate),
+            Err(problem) => {
+                problems.push(problem);
+                loaded.extend(of_old(&|old| old.files == *files));
+            }
         }
     }
     (loaded, problems)

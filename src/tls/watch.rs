@@ -61,6 +61,8 @@ pub struct Watched {
 struct State {
     /// What the thing was made of, or was last tried to be.
     tried: Seen,
+    /// The files may have changed between that and what was seen of them then.
+    doubtful: bool,
     /// What was seen at the last look.
     last: Seen,
     /// Why what the files hold cannot be used, if it cannot, and when it is tried again; the thing is made of what they held before.
@@ -71,6 +73,8 @@ struct State {
 #[derive(Debug, PartialEq, Eq)]
 pub enum Look {
     Unchanged,
+    /// They may have changed while they were read first, and were read again.
+    ReadAgain,
     Renewed,
     Failed(String),
 }
@@ -81,8 +85,8 @@ impl Watched {
     #[must_use]
     pub fn new(thing: Arc<dyn FromFiles>, began: SystemTime) -> Self {
         let last = Seen::now(&thing.files());
-        let tried = if last.is_younger_than(began) { Seen(Vec::new()) } else { last.clone() };
-        Self { thing, state: Mutex::new(State { tried, last, refused: None }) }
+        let doubtful = last.is_younger_than(began);
+        Self { thing, state: Mutex::new(State { tried: last.clone(), doubtful, last, refused: None }) }
     }
 
     /// Makes the thing anew if its files have changed, once they look the same twice: a certificate and its key are written one
@@ -92,20 +96,21 @@ impl Watched {
         let mut state = self.state.lock();
         let settled = state.last == now;
         state.last = now.clone();
-        let is_due = state.tried != now || state.refused.as_ref().is_some_and(|(_, again)| *again <= Instant::now());
+        let is_new = state.tried != now;
+        let is_due =
+            is_new || state.doubtful || state.refused.as_ref().is_some_and(|(_, again)| *again <= Instant::now());
         if !settled || !is_due {
             return Look::Unchanged;
         }
-        let is_known = state.tried == now;
-        state.tried = now;
+        (state.tried, state.doubtful) = (now, false);
         match self.thing.read_again() {
             Ok(()) => {
-                state.refused = None;
-                Look::Renewed
+                let was_refused = state.refused.take().is_some();
+                if is_new || was_refused { Look::Renewed } else { Look::ReadAgain }
             }
             Err(problems) => {
                 let said = state.refused.replace((problems.clone(), Instant::now() + AGAIN_EVERY));
-                let is_known = is_known && said.is_some_and(|(said, _)| said == problems);
+                let is_known = !is_new && said.is_some_and(|(said, _)| said == problems);
                 if is_known { Look::Unchanged } else { Look::Failed(problems) }
             }
         }
@@ -169,7 +174,7 @@ mod tests {
         fs::write(&path, "one").unwrap();
         let lines = Arc::new(Lines(path, Mutex::default()));
         let watched = Watched::new(lines, began);
-        assert_eq!((watched.look(), watched.look()), (Look::Renewed, Look::Unchanged));
+        assert_eq!((watched.look(), watched.look()), (Look::ReadAgain, Look::Unchanged));
     }
 
     #[test]

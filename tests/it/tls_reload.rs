@@ -356,3 +356,28 @@ fn an_address_goes_over_to_tls_and_back() {
     before.get("/").expect(200);
     assert!(tls().connect(&address).is_err());
 }
+
+#[test]
+fn one_that_cannot_be_used_does_not_keep_others_from_being_renewed() {
+    let certs = tempfile::tempdir().unwrap();
+    let first = issue();
+    first.write(certs.path(), "a");
+    let of_another = || Authority::shared().issue(&["b.test"]);
+    of_another().write(certs.path(), "b");
+    let another = "[[tls.certificates]]\n    cert = \"{certs}/b.pem\"\n    key = \"{certs}/b.key\"\n    [admin]";
+    let gateway = Gateway::with(&GATEWAY.replacen("[admin]", another, 1)).set("certs", &certs.path().display());
+    let gateway = gateway.allow_error(STAYS).start();
+    fs::remove_file(certs.path().join("a.key")).unwrap();
+    gateway.wait_for_log(STAYS);
+    let renewed = of_another();
+    renewed.write(certs.path(), "b");
+    let of_b = TlsClient::new(Authority::shared(), "b.test");
+    eventually("b is renewed", || (gateway.connect_tls(&of_b).tls().shown() == renewed.der()).then_some(()));
+    assert!(shows(&gateway, &first) && refused(&gateway) == 1.0);
+    // What is mended is taken over.
+    let second = issue();
+    second.write(certs.path(), "a");
+    gateway.wait_for_log(CHANGED);
+    assert!(shows(&gateway, &second));
+    eventually("nothing is refused any more", || (refused(&gateway) == 0.0).then_some(()));
+}

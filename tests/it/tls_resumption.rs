@@ -3,10 +3,12 @@
 // Counters are whole numbers, and small ones.
 #![allow(clippy::float_cmp)]
 
+use std::time::{Duration, SystemTime};
+
 use rustls::SupportedProtocolVersion;
 use rustls::version::{TLS12, TLS13};
 
-use crate::harness::tls::{Authority, TlsClient, write};
+use crate::harness::tls::{Authority, Key, TlsClient, write};
 use crate::harness::{Address, Client, Gateway, eventually};
 
 const GATEWAY: &str = r#"
@@ -159,4 +161,20 @@ fn every_end_of_a_handshake_is_counted() {
     let page = stage.gateway.metrics();
     let connections = page.value("propylon_connections_total", &[("listener", &open.to_string())]);
     assert_eq!(connections, Some(4.0));
+}
+
+/// On resumption a server asks nobody again by itself, and a ticket may bring the next.
+#[test]
+fn a_certificate_that_has_expired_since_is_not_good_any_more() {
+    let stage = start();
+    let [_, demanding, ..] = stage.listeners();
+    for versions in VERSIONS {
+        let end = SystemTime::now() + Duration::from_secs(3);
+        let brief = stage.clients.issue_with(&["jane"], Key::Ecdsa, |params| params.not_after = end.into());
+        let tls = TlsClient::with(Authority::shared(), "a.test", versions, Some(&brief));
+        assert_eq!((visit(demanding, &tls), visit(demanding, &tls)), (false, true));
+        let full = stage.handshakes(demanding, "full");
+        eventually("it is turned away", || tls.is_refused(demanding).then_some(()));
+        assert_eq!(stage.handshakes(demanding, "full"), full);
+    }
 }

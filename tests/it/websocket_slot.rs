@@ -263,6 +263,27 @@ fn an_app_that_does_not_read_holds_the_client_back() {
     assert_eq!(lines[20]["bytes_in"], MUCH);
 }
 
+#[test]
+fn the_slot_is_free_when_a_client_leaves_whose_app_does_not_read() {
+    let go_on = Gate::new();
+    let origin = Origin::start({
+        let go_on = go_on.clone();
+        move |connection| {
+            if reads_an_upgrade(connection) {
+                connection.write(agreement());
+                go_on.wait();
+            }
+        }
+    });
+    let gateway = one_slot(origin.address());
+    let mut websocket = WebSocket::open(gateway.connect(), "/");
+    websocket.client.fill(&vec![b'x'; 64 * 1024], Duration::from_millis(500));
+    in_flight_is(&gateway, 1.0);
+    websocket.client.reset();
+    nothing_in_flight(&gateway);
+    go_on.open();
+}
+
 /// What an app has said before it left is the client's, however late that reads, and whatever it says meanwhile.
 #[test]
 fn the_last_words_of_an_app_arrive() {

@@ -21,6 +21,10 @@ use crate::edge::transport::Transport;
 use crate::upstream::socket::Socket;
 use crate::upstream::upgrade::Upgraded;
 
+/// What is read one way before the other way has its turn.
+const IN_A_ROW: usize = 16;
+/// How often it is asked whether a client is still there that is not read, because the app does not read.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// What is read of the app at once.
 const READ: usize = 8 * 1024;
 /// For the app to close, once the client has; and for all to end, once the app has closed or we have said that it is over.
@@ -107,6 +111,8 @@ impl Tunnel<'_> {
         let mut deadline = Instant::now() + idle;
         loop {
             let before = self.progress();
+            // While the app takes nothing the client is not read either, and so not seen to leave.
+            let until = if self.up.pending.is_empty() { deadline } else { deadline.min(Instant::now() + LOOK_EVERY) };
             let turn = poll_fn(|cx| {
                 let ended = self.poll(cx);
                 if !self.parting && closing.as_mut().poll(cx).is_ready() {
@@ -118,8 +124,10 @@ impl Tunnel<'_> {
                     Poll::Pending => Poll::Pending,
                 }
             });
-            match alarm.before(deadline, turn).await {
+            match alarm.before(until, turn).await {
                 Some(Turn::Over) => break,
+                None if self.transport.is_broken() => break,
+                None if until < deadline => {}
                 Some(Turn::Moved) if self.parting => {}
                 Some(Turn::Moved) if self.up.ended || self.down.ended => {
                     // An app that has closed waits for a goodbye at most, and its slot for somebody else.
@@ -154,7 +162,7 @@ impl Tunnel<'_> {
     }
 
     fn poll_up(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        loop {
+        for _ in 0..IN_A_ROW {
             if ready!(self.poll_to_app(cx)).is_err() {
                 // The app takes no more. What it has said before is the client's all the same.
                 self.up = Way { ended: true, told: true, ..Way::default() };
@@ -172,6 +180,8 @@ impl Tunnel<'_> {
                 received => self.moved.0 += received,
             }
         }
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
     fn poll_to_app(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -184,7 +194,7 @@ impl Tunnel<'_> {
     }
 
     fn poll_down(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        loop {
+        for _ in 0..IN_A_ROW {
             while !self.down.pending.is_empty() {
                 let written = ready!(self.transport.poll_write_both(cx, &self.down.pending, &[]))?;
                 self.down.pending.advance(written);
@@ -208,6 +218,8 @@ impl Tunnel<'_> {
                 self.take_from_app(read.filled());
             }
         }
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
     /// Takes in what the app has sent: all of it, or as far as the frame that is the last.

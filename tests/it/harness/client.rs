@@ -74,6 +74,12 @@ impl Client {
         self.stream.write_all(bytes.as_ref())
     }
 
+    /// Sends `block` again and again, until the gateway takes nothing of it for `patience`.
+    pub fn fill(&mut self, block: &[u8], patience: Duration) {
+        self.stream.set_write_timeout(patience).unwrap();
+        while self.try_send(block).is_ok() {}
+    }
+
     /// Sends pieces with a pause after each; stops early, and says so with `false`, once the gateway has closed.
     pub fn drip<B: AsRef<[u8]>>(&mut self, pieces: impl IntoIterator<Item = B>, pause: Duration) -> bool {
         for piece in pieces {

@@ -101,6 +101,10 @@ impl Stream {
         self.with_socket(|socket| socket.set_read_timeout(Some(time)))
     }
 
+    pub fn set_write_timeout(&self, time: Duration) -> io::Result<()> {
+        self.with_socket(|socket| socket.set_write_timeout(Some(time)))
+    }
+
     pub fn set_nonblocking(&self, on: bool) -> io::Result<()> {
         self.with_socket(|socket| socket.set_nonblocking(on))
     }
