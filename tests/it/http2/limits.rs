@@ -1,6 +1,6 @@
 //! What one client may have at once over HTTP/2, and how slow it may be.
 
-use super::{PLAIN, secured};
+use super::{BOTH_WAYS, PLAIN, secured};
 use crate::harness::http2_frames::{DATA, END_STREAM, Fate, Http2Frames, REFUSED_STREAM, frame, headers, request};
 use crate::harness::tls::TlsClient;
 use crate::harness::{Gate, Origin, eventually};
@@ -54,24 +54,6 @@ fn connections_of_one_address_are_counted() {
     second.get("/").expect(200);
 }
 
-const SLOW: &str = r#"
-    [server]
-    listen = []
-    listen_tls = ["127.0.0.1:0"]
-    [server.client]
-    body_idle_timeout = "300ms"
-    [upstreams.app]
-    endpoints = ["{app}"]
-    [upstreams.streamed]
-    endpoints = ["{app}"]
-    buffer_requests = false
-    [[routes]]
-    path = "/streamed"
-    upstream = "streamed"
-    [[routes]]
-    upstream = "app"
-"#;
-
 #[test]
 fn a_body_that_stops_coming_ends_its_request_alone() {
     let origin = Origin::start(|connection| {
@@ -79,7 +61,7 @@ fn a_body_that_stops_coming_ends_its_request_alone() {
             connection.answer(200, "ok");
         }
     });
-    let gateway = secured(SLOW).set("app", origin.address()).start();
+    let gateway = secured(BOTH_WAYS).set("limit", "body_idle_timeout = \"300ms\"").set("app", origin.address()).start();
     let mut client = gateway.frames();
     let mut stream = 1;
     for path in ["/", "/streamed"] {

@@ -40,6 +40,25 @@ const PLAIN: &str = r#"
     upstream = "app"
 "#;
 
+/// One app that is sent bodies whole, and under `/streamed` as they come; `{limit}` is for the client.
+const BOTH_WAYS: &str = r#"
+    [server]
+    listen = []
+    listen_tls = ["127.0.0.1:0"]
+    [server.client]
+    {limit}
+    [upstreams.app]
+    endpoints = ["{app}"]
+    [upstreams.streamed]
+    endpoints = ["{app}"]
+    buffer_requests = false
+    [[routes]]
+    path = "/streamed"
+    upstream = "streamed"
+    [[routes]]
+    upstream = "app"
+"#;
+
 /// A gateway with a certificate; `toml` has the rest, its listener of TLS first.
 fn secured(toml: &str) -> GatewayBuilder {
     Gateway::with(&format!("{toml}{AROUND}")).certificate("gateway", &Authority::shared().issue(&["localhost"]))

@@ -1,6 +1,6 @@
 //! Request bodies over HTTP/2: handed on as they come or received first, ended in every way there is, and answered early.
 
-use super::{PLAIN, secured};
+use super::{BOTH_WAYS, PLAIN, secured};
 use crate::harness::http2_frames::{DATA, END_STREAM, NO_ERROR, PING, RST_STREAM, frame, headers, request, reset};
 use crate::harness::{Framing, Gate, Origin, PythonServer, eventually};
 
@@ -115,29 +115,11 @@ fn a_client_that_waits_for_it_is_asked_for_its_body() {
     }
 }
 
-const SMALL: &str = r#"
-    [server]
-    listen = []
-    listen_tls = ["127.0.0.1:0"]
-    [server.client]
-    max_body = "100KB"
-    [upstreams.app]
-    endpoints = ["{app}"]
-    [upstreams.streamed]
-    endpoints = ["{app}"]
-    buffer_requests = false
-    [[routes]]
-    path = "/streamed"
-    upstream = "streamed"
-    [[routes]]
-    upstream = "app"
-"#;
-
 #[test]
 fn an_answer_to_a_body_that_is_too_large_is_read_while_it_is_sent() {
     let origin =
         Origin::start(|connection| while connection.read_request().is_some() && connection.answer(200, "ok") {});
-    let gateway = secured(SMALL).set("app", origin.address()).start();
+    let gateway = secured(BOTH_WAYS).set("limit", "max_body = \"100KB\"").set("app", origin.address()).start();
     let client = gateway.http2();
     for path in ["/", "/streamed"] {
         // Announced, and counted.
@@ -168,7 +150,7 @@ fn an_answer_to_a_body_that_is_too_large_is_read_while_it_is_sent() {
 #[test]
 fn a_stream_that_was_answered_early_is_reset_without_an_error() {
     let origin = Origin::fixed("");
-    let gateway = secured(SMALL).set("app", origin.address()).start();
+    let gateway = secured(BOTH_WAYS).set("limit", "max_body = \"100KB\"").set("app", origin.address()).start();
     let mut client = gateway.frames();
     client.send(headers(1, 0, &request("POST", "/", &[("content-length", "5000000")])));
     client.fate(1).expect(413);
@@ -185,7 +167,7 @@ fn a_stream_that_was_answered_early_is_reset_without_an_error() {
 #[test]
 fn a_client_may_end_an_upload_by_itself_that_was_answered_early() {
     let origin = Origin::fixed("");
-    let gateway = secured(SMALL).set("app", origin.address()).start();
+    let gateway = secured(BOTH_WAYS).set("limit", "max_body = \"100KB\"").set("app", origin.address()).start();
     let mut client = gateway.frames();
     for (stream, fields) in [(1, &[("content-length", "5000000")][..]), (3, &[])] {
         client.send(headers(stream, 0, &request("POST", "/", fields)));
