@@ -23,7 +23,11 @@ const GATEWAY: &str = r#"
 
 /// A gateway with these certificates, in this order.
 fn start(certificates: &[&Issued]) -> Gateway {
-    let mut gateway = Gateway::with(GATEWAY);
+    start_with(GATEWAY, certificates)
+}
+
+fn start_with(toml: &str, certificates: &[&Issued]) -> Gateway {
+    let mut gateway = Gateway::with(toml);
     let mut list = String::new();
     for (number, issued) in certificates.iter().enumerate() {
         gateway = gateway.certificate(&format!("c{number}"), issued);
@@ -158,4 +162,17 @@ fn a_host_that_has_another_certificate_is_asked_for_on_another_connection() {
     client.response().expect(200);
     let line = gateway.access_log(100).into_iter().find(|line| line["status"] == 421).unwrap();
     assert_eq!(line["reason"], "wrong_host", "{line}");
+}
+
+/// It opened its connection for one of the many whose requests it brings.
+#[test]
+fn a_trusted_proxy_may_bring_requests_for_any_host() {
+    let authority = Authority::shared();
+    let (shop, other) = (authority.issue(&["shop.test"]), authority.issue(&["other.test"]));
+    for (trusted, status) in [("127.0.0.0/8", 200), ("192.0.2.1", 421)] {
+        let toml = GATEWAY.replacen("[admin]", &format!("trusted_proxies = [\"{trusted}\"]\n    [admin]"), 1);
+        let gateway = start_with(&toml, &[&shop, &other]);
+        let mut client = gateway.connect_tls(&TlsClient::new(authority, "shop.test"));
+        client.request("GET", "/", &[("Host", "other.test")], "").expect(status);
+    }
 }

@@ -35,6 +35,9 @@ const AHEAD_LEAST: usize = 4 * 1024;
 const AHEAD_MOST: usize = 128 * 1024;
 const AHEAD_PART: usize = 4;
 
+/// How often the task of an HTTP/2 connection gets to send before the backlog takes the rest: enough for all that is read ahead.
+const TURNS: usize = 8;
+
 impl Session {
     /// Says how far the response is to be read ahead.
     pub fn read_ahead(&mut self) -> Arc<ReadAhead> {
@@ -213,9 +216,9 @@ impl Session {
     }
 
     /// Writes what the client takes. In HTTP/2 the connection's task has its turns in between: what the library has taken for it
-    /// is all that can be given until then.
+    /// is all that can be given until then. A few turns, or a client that makes room byte by byte would hold up the app.
     async fn write_promptly(&mut self, data: &mut Bytes) -> io::Result<()> {
-        loop {
+        for _ in 0..TURNS {
             let before = self.out.len() + data.len();
             self.write_now(data).await?;
             let left = self.out.len() + data.len();
@@ -224,6 +227,7 @@ impl Session {
             }
             tokio::task::yield_now().await;
         }
+        Ok(())
     }
 
     /// Writes without waiting.
