@@ -6,7 +6,7 @@
 #   scripts/setup.sh demo    those of build, curl, openssl, .venv      (make demo)
 #   scripts/setup.sh test    those of demo, redis-server, chromium and its driver (make test)
 #   scripts/setup.sh fuzz    those of build, cargo-fuzz                (make fuzz)
-#   scripts/setup.sh bench   those of build, nginx, haproxy, wrk, h2load, openssl, .venv (make bench, make bench-shield)
+#   scripts/setup.sh bench   those of build, nginx, haproxy, wrk, h2load, redis-server, openssl, .venv (make bench, make bench-shield)
 #
 # Rust itself is not installed: it takes the toolchain that is there, and says so when there is none.
 # For Debian 12 and its relatives; elsewhere it names what to install by hand and fails.
@@ -109,7 +109,6 @@ case $stage in
     need curl curl
     need openssl openssl
     need_venv
-    # What limits and the cache will share; their tests start one of their own.
     need redis-server redis-server
     need chromium chromium
     need chromedriver chromium-driver
@@ -121,6 +120,7 @@ case $stage in
     need wrk wrk
     need h2load nghttp2-client
     need openssl openssl
+    need redis-server redis-server
     ;;
   *) fail "no such stage: $stage (build, lint, demo, test, fuzz or bench)" ;;
 esac

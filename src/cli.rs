@@ -175,6 +175,7 @@ fn load(path: &Path) -> Result<(Config, Vec<Warning>), Failure> {
 fn check(path: &Path) -> Result<String, Failure> {
     let (config, warnings) = load(path)?;
     server::check_spool(&config.spool).map_err(|error| Failure::bad_input(&error))?;
+    server::check_redis(&config).map_err(|error| Failure::bad_input(&error))?;
     let of_tls = server::check_tls(&config).map_err(|error| Failure::bad_input(&error))?;
     let mut text = String::new();
     for warning in warnings.iter().map(ToString::to_string).chain(of_tls) {

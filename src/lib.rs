@@ -7,6 +7,8 @@
 //! | [`net`], [`tls`] | sockets, and TLS over them on both sides |
 //! | [`route`], [`header`] | pure decisions about targets, hosts and fields |
 //! | [`spool`] | bodies that wait, in memory and on disk |
+//! | [`redis`] | the one Redis client: connection, timeout, breaker |
+//! | [`rate_limit`] | token buckets and in-flight limits, here and in Redis |
 //! | [`upstream`] | endpoints: their choice, the queue before them, connections, health, addresses |
 //! | [`state`] | one snapshot a request lives by, and what outlives reloads |
 //! | [`edge`] | client connections and the strict reading of HTTP/1.1 |
@@ -25,6 +27,8 @@ pub mod header;
 pub mod net;
 pub mod observe;
 pub mod proxy;
+pub mod rate_limit;
+pub mod redis;
 pub mod route;
 pub mod server;
 pub mod spool;

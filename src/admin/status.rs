@@ -22,6 +22,10 @@ pub fn status(snapshot: &Snapshot) -> Value {
             "last_reload_success": shared.metrics.last_reload_succeeded(),
         },
         "connections": shared.connections.open(),
+        "redis": snapshot.redis.as_ref().map(|redis| json!({
+            "url": redis.config().url.to_string(),
+            "up": redis.is_up(),
+        })),
         "upstreams": snapshot.upstreams.iter().map(|upstream| describe(upstream)).collect::<Vec<_>>(),
     })
 }

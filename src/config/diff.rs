@@ -1,5 +1,6 @@
 //! What a reload changes: which keys only a restart would change, and a summary for the log.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use super::model::{Config, ListenAddr};
@@ -32,6 +33,10 @@ pub struct Summary {
     pub tls_changed: bool,
     /// Whether anything in `[spool]` differs.
     pub spool_changed: bool,
+    /// Whether anything in `[redis]` differs.
+    pub redis_changed: bool,
+    /// Limits that are new or say something else than before; their buckets begin full.
+    pub rate_limits_changed: Vec<String>,
     pub routes_before: usize,
     pub routes_now: usize,
 }
@@ -59,6 +64,8 @@ pub fn summary(old: &Config, new: &Config) -> Summary {
         listeners_changed: listeners_changed(old, new),
         tls_changed: old.tls != new.tls,
         spool_changed: old.spool != new.spool,
+        redis_changed: old.redis != new.redis,
+        rate_limits_changed: rate_limits_changed(old, new),
         routes_before: old.routes.len(),
         routes_now: new.routes.len(),
     }
@@ -66,6 +73,15 @@ pub fn summary(old: &Config, new: &Config) -> Summary {
 
 fn listeners(config: &Config) -> Vec<String> {
     config.server.addresses().iter().chain(&config.admin.listen).map(ListenAddr::to_string).collect()
+}
+
+fn rate_limits_changed(old: &Config, new: &Config) -> Vec<String> {
+    let of = |config: &Config| -> BTreeMap<String, _> {
+        let limits = config.routes.iter().flat_map(|route| &route.rate_limits);
+        limits.map(|limit| (limit.name.to_string(), (limit.rate, limit.key.clone()))).collect()
+    };
+    let before = of(old);
+    of(new).into_iter().filter(|(name, limit)| before.get(name) != Some(limit)).map(|(name, _)| name).collect()
 }
 
 fn listeners_changed(old: &Config, new: &Config) -> Vec<String> {
@@ -87,6 +103,7 @@ impl fmt::Display for Summary {
             ("upstreams added", &self.upstreams_added),
             ("upstreams removed", &self.upstreams_removed),
             ("upstreams changed", &self.upstreams_changed),
+            ("rate limits changed", &self.rate_limits_changed),
         ];
         for (what, items) in lists {
             if !items.is_empty() {
@@ -98,6 +115,9 @@ impl fmt::Display for Summary {
         }
         if self.spool_changed {
             out.write_str("spool changed; ")?;
+        }
+        if self.redis_changed {
+            out.write_str("redis changed; ")?;
         }
         if self.routes_before == self.routes_now {
             write!(out, "routes: {}", self.routes_now)
@@ -131,6 +151,7 @@ mod tests {
         upstreams.a.endpoints = ['127.0.0.1:1', '127.0.0.1:3']
         upstreams.c.endpoints = ['127.0.0.1:2']
         spool.disk = '4GiB'
+        redis.url = 'redis://r'
     ";
 
     #[test]
@@ -140,7 +161,7 @@ mod tests {
         assert_eq!(
             summary(&old, &new).to_string(),
             "listeners added: 127.0.0.1:81; upstreams added: c; upstreams removed: b; upstreams changed: a; \
-             spool changed; routes: 2, before 1"
+             spool changed; redis changed; routes: 2, before 1"
         );
     }
 
@@ -166,6 +187,16 @@ mod tests {
         }
         let defaults = "queue.max = 100, balance = 'least_conn', slow_start = '0s', ejection.max_ejected = '50%'";
         assert_eq!(summary(&old, &config(&format!("{base}, {defaults} }}"))).upstreams_changed, [""; 0]);
+    }
+
+    #[test]
+    fn a_limit_whose_buckets_begin_anew_is_named() {
+        let with = |limits: &str| config(&format!("routes = [{{ respond.body = '', rate_limit = [{limits}] }}]"));
+        let old = with("{ name = 'a', rate = '1/s' }, { name = 'b', rate = '2/s' }");
+        let new = with(
+            "{ name = 'a', rate = '1/s', dry_run = true }, { name = 'b', rate = '3/s' }, { name = 'c', rate = '2/s' }",
+        );
+        assert_eq!(summary(&old, &new).rate_limits_changed, ["b", "c"]);
     }
 
     #[test]

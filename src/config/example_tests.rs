@@ -44,6 +44,10 @@ fn collect(value: &DeValue<'_>, path: &str, shown: &mut BTreeSet<String>) {
         }
         // `"0.0.0.0:80"` is short for `{ address = "0.0.0.0:80" }`.
         DeValue::String(_) if path.ends_with("[]") => drop(shown.insert(format!("{path}.address"))),
+        // One table or a list of them.
+        DeValue::Array(items) if path.ends_with(".rate_limit") => {
+            items.iter().for_each(|item| collect(item.get_ref(), path, shown));
+        }
         DeValue::Array(items) => items.iter().for_each(|item| collect(item.get_ref(), &format!("{path}[]"), shown)),
         _ => {}
     }

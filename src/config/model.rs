@@ -4,6 +4,7 @@
 //! `validate` is the only producer. What needs a restart stands in [`RestartOnly`]; everything else takes effect with a
 //! reload. `upstream.rs` holds what belongs to an upstream, `tls.rs` what belongs to TLS. No Pingora, no sockets, no clock.
 
+mod limit;
 mod tls;
 mod upstream;
 
@@ -16,6 +17,7 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue, Method};
 use ipnet::IpNet;
 
+pub use limit::{KeyPart, OnRedisDown, Rate, RateLimit, Redis, RedisKind, RedisNode, RedisUrl, Secret};
 pub use tls::{CertificateFiles, ClientCerts, Tls, TlsVersion, UpstreamTls};
 pub use upstream::{
     Balance, ClientAbort, Ejection, EndpointAddr, EndpointConfig, HashKey, HeadLimits, Health, Keepalive, Preset,
@@ -34,6 +36,8 @@ pub struct Config {
     pub tls: Tls,
     pub log: Log,
     pub spool: Spool,
+    /// None: limits are kept in this process.
+    pub redis: Option<Redis>,
     /// Sorted by name; [`Action::Upstream`] holds an index into it.
     pub upstreams: Vec<Upstream>,
     /// In the order of the file.
@@ -213,6 +217,7 @@ pub struct Route {
     pub strip_prefix: Option<String>,
     pub priority: Priority,
     pub max_body: u64,
+    pub rate_limits: Vec<RateLimit>,
     /// Instead of the upstream's.
     pub buffer_requests: Option<bool>,
     /// Instead of the upstream's.

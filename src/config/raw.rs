@@ -5,6 +5,7 @@
 //! reported by then. What the values mean together is for `validate`. The keys of an upstream, of a route, of TLS and of
 //! security fields have files of their own.
 
+mod limit;
 mod route;
 mod security;
 mod tls;
@@ -12,6 +13,7 @@ mod upstream;
 
 use std::time::Duration;
 
+pub use limit::{RateLimit, Redis};
 pub use route::{HeaderEdits, Redirect, Respond, Route};
 pub use security::SecurityHeaders;
 pub use tls::{Certificate, ClientCerts, Tls, TlsListener};
@@ -39,6 +41,8 @@ section! {
         /// Where bodies wait: a request's until it is whole and a worker is free, a response's until the client has taken
         /// it.
         spool: Spool = "{}",
+        /// The Redis that several gateways share limits through.
+        redis: Redis,
         /// The apps behind, each under a name of your own that routes refer to.
         upstreams: Table<Upstream> = "{}",
         /// What happens to which request. The order of the routes only matters among regular expressions.
@@ -54,7 +58,7 @@ section! {
         /// Example: `"503" = "/etc/propylon/503.html"`
         error_pages: Table<PageFile> = "{}",
     }
-    later ["redis", "cache"]
+    later ["cache"]
 }
 
 section! {

@@ -144,6 +144,35 @@ impl<T: Read> Read for NonEmpty<T> {
     }
 }
 
+/// A list, or one item without the brackets.
+#[derive(Debug)]
+pub struct OneOrMany<T> {
+    /// Those that could be read.
+    pub items: Vec<At<T>>,
+    /// How many there are.
+    pub written: usize,
+}
+
+impl<T> Default for OneOrMany<T> {
+    fn default() -> Self {
+        Self { items: Vec::new(), written: 0 }
+    }
+}
+
+impl<T: Read> Read for OneOrMany<T> {
+    fn describe() -> Described {
+        let item = T::describe();
+        Described { kind: format!("{}, or a list", item.kind), inside: item.inside }
+    }
+
+    fn read(node: Node<'_>, walk: &mut Walk<'_>) -> Option<Self> {
+        if let DeValue::Array(array) = node.value {
+            return walk.list(node).map(|items| Self { items, written: array.len() });
+        }
+        T::read(node, walk).map(|item| Self { items: vec![At::new(item, node.place.clone())], written: 1 })
+    }
+}
+
 impl<T: Read> Read for Table<T> {
     fn describe() -> Described {
         let item = T::describe();

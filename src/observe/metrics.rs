@@ -7,10 +7,12 @@
 mod endpoint;
 mod histogram;
 mod label;
+mod limit;
 mod listener;
 mod live;
 mod page;
 mod process;
+mod redis;
 mod route;
 mod shards;
 mod spool;
@@ -22,11 +24,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use parking_lot::Mutex;
+
 pub use endpoint::{EndpointInFlight, EndpointMetrics, EndpointOverdue};
 pub use label::{
-    CheckResult, FieldDrop, Handshake, Method, QueueDrop, Refusal, Reload, Retry, StatusClass, UpstreamError,
+    CheckResult, FieldDrop, Handshake, LimitDecision, Method, QueueDrop, RedisError, Refusal, Reload, Retry,
+    StatusClass, UpstreamError,
 };
+pub use limit::LimitMetrics;
 pub use listener::{ListenerMetrics, OpenConnection};
+pub use redis::RedisMetrics;
 pub use route::{RequestInFlight, RouteMetrics};
 pub use spool::SpoolReading;
 pub use tls::{CertificateReading, TlsMetrics};
@@ -61,12 +68,14 @@ pub struct Metrics {
     pub panics: Counter,
     /// The certificates in use.
     pub tls: TlsMetrics,
+    redis: Mutex<Option<Arc<RedisMetrics>>>,
     /// Counts requests that matched no route.
     pub no_route: Arc<RouteMetrics>,
     routes: Live<String, RouteMetrics>,
     upstreams: Live<String, UpstreamMetrics>,
     endpoints: Live<(String, String), EndpointMetrics>,
     listeners: Live<String, ListenerMetrics>,
+    limits: Live<String, LimitMetrics>,
     process: Process,
 }
 
@@ -88,11 +97,13 @@ impl Metrics {
             access_log_errors: Counter::default(),
             panics: Counter::default(),
             tls: TlsMetrics::default(),
+            redis: Mutex::default(),
             no_route: routes.get(NO_ROUTE.to_owned(), |name| RouteMetrics::new(name)),
             routes,
             upstreams: Live::default(),
             endpoints: Live::default(),
             listeners: Live::default(),
+            limits: Live::default(),
             process: Process::new(),
         })
     }
@@ -121,6 +132,17 @@ impl Metrics {
     #[must_use]
     pub fn listener(&self, name: &str) -> Arc<ListenerMetrics> {
         self.listeners.get(name.to_owned(), |name| ListenerMetrics::new(name))
+    }
+
+    /// The handle of the rate limits called `name`; the same one for as long as anybody holds it.
+    #[must_use]
+    pub fn limit(&self, name: &str) -> Arc<LimitMetrics> {
+        self.limits.get(name.to_owned(), |name| LimitMetrics::new(name))
+    }
+
+    /// Shows this Redis from now on, or that there is none.
+    pub fn show_redis(&self, redis: Option<Arc<RedisMetrics>>) {
+        *self.redis.lock() = redis;
     }
 
     /// Counts an answer of our own. `reason` is an index into the reasons given to [`Metrics::new`].
@@ -171,6 +193,8 @@ impl Metrics {
         let mut page = Page::default();
         route::write(&self.routes.all(), &mut page);
         self.write_refusals(&mut page);
+        limit::write(&self.limits.all(), &mut page);
+        redis::write(self.redis.lock().as_deref(), &mut page);
         endpoint::write(&self.endpoints.all(), &mut page);
         upstream::write(&self.upstreams.all(), &mut page);
         spool::write(spool, &mut page);

@@ -9,8 +9,10 @@ use crate::config::model::{Action, Balance, HashKey, HeadLimits, RedirectPiece, 
 use crate::edge::exchange::Exchange;
 use crate::proxy::context::{Active, origin};
 use crate::proxy::forward;
+use crate::proxy::limit;
 use crate::proxy::rejection::{Reason, Rejection};
 use crate::proxy::respond::Answer;
+use crate::rate_limit::key::cookie;
 use crate::route::host::Host;
 use crate::route::table::Found;
 use crate::route::target::{check_query, decode_path, split_query};
@@ -69,6 +71,7 @@ pub fn accept(request: &mut RequestHeader, active: &mut Active) -> Result<Next, 
     };
     active.route = Some(index);
     active.counted = Some(metrics.enter());
+    limit::begin(request, active, exchange.snapshot.limits(index), name)?;
     check_body(&exchange, request, route)?;
     match &route.action {
         Action::Respond { status, body, content_type } => {
@@ -89,7 +92,6 @@ pub fn accept(request: &mut RequestHeader, active: &mut Active) -> Result<Next, 
                 _ => None,
             };
             forward::prepare(request, active, route, &upstream, origin_host.map(|value| (value, port)))?;
-            upstream.budget.deposit(upstream.config.retry.budget);
             active.wanted = Some(Wanted::new(route.priority, hash).with_patience(route.queue_timeout));
             active.upstream = Some(upstream);
             Ok(Next::Proxy)
@@ -187,15 +189,8 @@ fn hash_of(key: &HashKey, host: Option<&str>, path: &[u8], request: &RequestHead
         HashKey::Host => host.map(|host| key_number(host.as_bytes())),
         HashKey::Path => Some(key_number(path)),
         HashKey::Header(name) => request.headers.get(name).map(|value| key_number(value.as_bytes())),
-        HashKey::Cookie(name) => cookie(request, name).map(key_number),
+        HashKey::Cookie(name) => cookie(&request.headers, name).map(key_number),
     }
-}
-
-/// The value of the first cookie of this name (RFC 6265 section 4.2).
-fn cookie<'a>(request: &'a RequestHeader, name: &str) -> Option<&'a [u8]> {
-    let mut pairs =
-        request.headers.get_all(header::COOKIE).iter().flat_map(|value| value.as_bytes().split(|b| *b == b';'));
-    pairs.find_map(|pair| pair.trim_ascii().strip_prefix(name.as_bytes())?.strip_prefix(b"="))
 }
 
 fn location(

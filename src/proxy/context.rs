@@ -13,6 +13,8 @@ use crate::header::request_id;
 use crate::observe::metrics::{FieldDrop, RequestInFlight};
 use crate::proxy::finish;
 use crate::proxy::rejection::Rejection;
+use crate::rate_limit::Question;
+use crate::rate_limit::verdict::Verdict;
 use crate::upstream::endpoint::{Endpoint, Lease};
 use crate::upstream::stream::UpstreamStream;
 use crate::upstream::upgrade::Upgrade;
@@ -32,6 +34,10 @@ pub struct Active {
     pub route: Option<usize>,
     /// The request in its route's metrics.
     pub counted: Option<RequestInFlight>,
+    /// What Redis is to be asked about the request.
+    pub question: Option<Box<Question>>,
+    /// What the limits of the route have said; it counts the request among those in flight.
+    pub limited: Option<Box<Verdict>>,
     pub upstream: Option<Arc<Upstream>>,
     /// Whether the body is received whole before an endpoint is asked for.
     pub buffers_request: bool,
@@ -99,6 +105,8 @@ impl Active {
             https,
             route: None,
             counted: None,
+            question: None,
+            limited: None,
             upstream: None,
             buffers_request: true,
             wanted: None,

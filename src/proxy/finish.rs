@@ -91,6 +91,10 @@ fn write_line(active: &Active, request: Option<&RequestHeader>, status: u16, dur
     let refused = exchange.refusal.is_some();
     let own_client = active.client == exchange.facts.peer.ip();
     let attempt = &active.attempt;
+    let limit = active.limited.as_ref().and_then(|limited| {
+        let refused = limited.refusal.as_ref().and_then(|refusal| refusal.limits.first()).map(|name| (&**name, false));
+        refused.or_else(|| limited.watched.as_ref().map(|name| (&**name, true)))
+    });
     log.log(&Entry {
         time: exchange.received,
         request_id: active.request_id.as_bytes(),
@@ -112,6 +116,8 @@ fn write_line(active: &Active, request: Option<&RequestHeader>, status: u16, dur
         endpoint: active.endpoint.as_ref().map(|endpoint| &*endpoint.label),
         upstream_status: attempt.status,
         reason: active.rejection.as_ref().map(|rejection| rejection.reason.word()),
+        limit: limit.map(|(name, _)| name),
+        limit_dry_run: limit.is_some_and(|(_, dry)| dry),
         bytes_in: exchange.outcome.body_bytes(),
         bytes_out: exchange.outcome.sent_bytes(),
         duration,

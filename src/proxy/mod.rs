@@ -3,6 +3,7 @@
 //! | step | file |
 //! |---|---|
 //! | judged, and its route found | `accept` |
+//! | measured by the limits of its route | `limit` |
 //! | made what the app is to see | `forward` |
 //! | its body received whole | `edge::session` |
 //! | an endpoint chosen, waited for, connected to | `attempt` |
@@ -21,6 +22,7 @@ pub mod exchange;
 mod finish;
 mod forward;
 mod hooks;
+mod limit;
 pub mod rejection;
 mod respond;
 mod response;
@@ -41,7 +43,13 @@ use crate::proxy::rejection::{Reason, Rejection};
 /// future drops the client, and frees what the request held.
 pub async fn serve(engine: &Engine, mut session: Box<Session>, flight: &mut Arc<Flight>) -> Option<Returned> {
     let mut active = Box::new(Active::begin(session.exchange().clone()));
-    match accept::accept(session.request_mut(), &mut active) {
+    let mut next = accept::accept(session.request_mut(), &mut active);
+    if next.is_ok()
+        && let Err(rejection) = limit::settle(&mut active).await
+    {
+        next = Err(rejection);
+    }
+    match next {
         Ok(Next::Answer(answer)) => respond::answer(&mut session, &mut active, answer).await,
         Err(rejection) => respond::reject(&mut session, &mut active, rejection).await,
         // The part that is long and large is in a box of its own: most of a connection's life is spent outside of it.
@@ -60,6 +68,9 @@ async fn proxy(
     mut active: Box<Active>,
     flight: &mut Arc<Flight>,
 ) -> (Box<Session>, Box<Active>) {
+    if let Some(upstream) = &active.upstream {
+        upstream.budget.deposit(upstream.config.retry.budget);
+    }
     let mut ready = receive(&mut session, &mut active).await;
     if ready.is_err() {
         // It never came to the queue.

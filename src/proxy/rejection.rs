@@ -8,18 +8,26 @@ use std::borrow::Cow;
 pub struct Rejection {
     pub reason: Reason,
     pub detail: Cow<'static, str>,
+    /// Seconds after which trying again makes sense, where it does (RFC 9110 section 10.2.3).
+    pub retry_after: Option<u32>,
 }
 
 impl Rejection {
     #[must_use]
     pub fn new(reason: Reason, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self { reason, detail: detail.into() }
+        Self { reason, detail: detail.into(), retry_after: reason.retry_after() }
+    }
+
+    /// The same, to be tried again after so many seconds.
+    #[must_use]
+    pub fn retry_after(self, seconds: u32) -> Self {
+        Self { retry_after: Some(seconds), ..self }
     }
 }
 
 impl From<Reason> for Rejection {
     fn from(reason: Reason) -> Self {
-        Self { reason, detail: Cow::Borrowed("") }
+        Self::new(reason, "")
     }
 }
 
@@ -73,6 +81,8 @@ reasons! {
     RequestLineTooLong 414 "request_line_too_long" "The request line is longer than allowed";
     ExpectationFailed 417 "expectation_failed" "The expectation is not supported";
     WrongHost 421 "wrong_host" "This host is not served here";
+    RateLimited 429 "rate_limited" "Too many requests in too short a time";
+    ConcurrencyLimited 429 "concurrency_limited" "Too many requests at once";
     HeadTooLarge 431 "head_too_large" "The request fields are larger than allowed";
     ClientClosed 499 "client_closed" "The client closed the connection";
     Internal 500 "internal" "The gateway failed";
@@ -85,6 +95,7 @@ reasons! {
     QueueFull 503 "queue_full" "Too many requests are waiting";
     QueueTimeout 503 "queue_timeout" "The application was busy for too long";
     SpoolFull 503 "spool_full" "The gateway has no room for the request body";
+    LimitsUnavailable 503 "limits_unavailable" "Whether this request is one too many cannot be told";
     NoEndpoint 503 "no_endpoint" "No address of the application is known";
     UpstreamTimeout 504 "upstream_timeout" "The application took too long to answer";
     VersionNotSupported 505 "version_not_supported" "This version of HTTP is not supported";
@@ -103,7 +114,7 @@ impl Reason {
         Self::ALL.get(index).copied()
     }
 
-    /// Seconds after which trying again makes sense, where it does (RFC 9110 section 10.2.3).
+    /// What [`Rejection::retry_after`] is unless something else is known.
     #[must_use]
     pub const fn retry_after(self) -> Option<u32> {
         match self {
@@ -112,6 +123,9 @@ impl Reason {
             | Self::QueueFull
             | Self::QueueTimeout
             | Self::SpoolFull
+            | Self::RateLimited
+            | Self::ConcurrencyLimited
+            | Self::LimitsUnavailable
             | Self::NoEndpoint => Some(1),
             _ => None,
         }
@@ -142,10 +156,11 @@ impl Reason {
         matches!(self, Self::WriteTimeout | Self::SpoolFailed)
     }
 
-    /// Whether somebody who runs the app should look: the app or the way to it failed, not the client.
+    /// Whether somebody who runs the app should look: the app or the way to it failed, not the client. That Redis is gone is said
+    /// once, not with every request.
     #[must_use]
     pub const fn is_ours_to_mend(self) -> bool {
-        self.status() >= 500 && !matches!(self, Self::VersionNotSupported)
+        self.status() >= 500 && !matches!(self, Self::VersionNotSupported | Self::LimitsUnavailable)
     }
 }
 

@@ -13,6 +13,7 @@ use crate::proxy::response::edit_for_route;
 
 const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
 const HTML: HeaderValue = HeaderValue::from_static("text/html; charset=utf-8");
+const QUOTA_EXCEEDED: &str = "https://iana.org/assignments/http-problem-types#quota-exceeded";
 const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 
 /// An answer of our own.
@@ -51,7 +52,7 @@ impl Answer {
     pub fn rejection(rejection: Rejection) -> Self {
         let reason = rejection.reason;
         let mut fields = vec![(header::CACHE_CONTROL, NO_STORE)];
-        if let Some(seconds) = reason.retry_after() {
+        if let Some(seconds) = rejection.retry_after {
             fields.push((header::RETRY_AFTER, HeaderValue::from(seconds)));
         }
         Self { status: reason.status(), fields, body: Body::Explained(reason), rejection: Some(rejection) }
@@ -132,7 +133,7 @@ fn body(request: &RequestHeader, active: &Active, answer: &Answer) -> (Bytes, Op
         Body::Explained(reason) => match active.exchange.snapshot.config.error_pages.get(&answer.status) {
             Some(page) => (page.body.clone(), Some(page.content_type.clone())),
             None if wants_html(request) => (html(*reason, &active.request_id), Some(HTML)),
-            None => (problem(*reason, &active.request_id), Some(PROBLEM_JSON)),
+            None => (problem(*reason, active), Some(PROBLEM_JSON)),
         },
     }
 }
@@ -154,16 +155,23 @@ fn title(reason: Reason) -> &'static str {
     StatusCode::from_u16(reason.status()).ok().and_then(|status| status.canonical_reason()).unwrap_or("Error")
 }
 
-/// RFC 9457, with the reason and the request id as members of their own.
-fn problem(reason: Reason, request_id: &HeaderValue) -> Bytes {
-    let document = serde_json::json!({
-        "type": "about:blank",
+/// RFC 9457, with the reason and the request id as members of their own; for a rate that is exceeded with the type and the member of
+/// draft-ietf-httpapi-ratelimit-headers-10.
+fn problem(reason: Reason, active: &Active) -> Bytes {
+    let exceeded = active.limited.as_ref().and_then(|limited| limited.refusal.as_ref());
+    let exceeded = exceeded.filter(|_| reason == Reason::RateLimited);
+    let mut document = serde_json::json!({
+        "type": if exceeded.is_some() { QUOTA_EXCEEDED } else { "about:blank" },
         "title": title(reason),
         "status": reason.status(),
         "detail": reason.text(),
         "reason": reason.word(),
-        "request_id": request_id.to_str().unwrap_or_default(),
+        "request_id": active.request_id.to_str().unwrap_or_default(),
     });
+    if let (Some(refusal), Some(members)) = (exceeded, document.as_object_mut()) {
+        let names = refusal.limits.iter().map(|limit| &**limit).collect();
+        members.insert("violated-policies".to_owned(), names);
+    }
     Bytes::from(document.to_string())
 }
 

@@ -8,6 +8,7 @@ use pingora_http::ResponseHeader;
 
 use crate::header::request_id::X_REQUEST_ID;
 use crate::proxy::context::Active;
+use crate::proxy::limit;
 use crate::proxy::rejection::{Reason, Rejection};
 
 /// How long an app may have nothing to tell within an event stream, unless its route says otherwise.
@@ -118,6 +119,7 @@ pub fn edit_for_route(response: &mut ResponseHeader, active: &Active) -> Result<
         response.insert_header(header::STRICT_TRANSPORT_SECURITY, hsts.clone())?;
     }
     let Some(route) = route else { return Ok(()) };
+    limit::add_fields(response, active)?;
     for name in &route.response_headers.remove {
         response.remove_header(name);
     }

@@ -26,6 +26,7 @@ use crate::observe::logging::{self, Logging};
 use crate::observe::metrics::Metrics;
 use crate::proxy::Hooks;
 use crate::proxy::rejection::Reason;
+use crate::redis;
 use crate::server::files::PidFile;
 use crate::server::reload::Reloader;
 use crate::server::signals::{Event, Signals};
@@ -136,6 +137,14 @@ pub fn check_tls(config: &Config) -> Result<Vec<String>, String> {
     });
     let problems: Vec<_> = server.as_ref().err().cloned().into_iter().chain(upstreams).collect();
     if problems.is_empty() { server } else { Err(problems.join("\n")) }
+}
+
+/// Makes sure that what `[redis]` names can be used, without connecting. Blocks.
+///
+/// # Errors
+/// One sentence that names the key.
+pub fn check_redis(config: &Config) -> Result<(), String> {
+    config.redis.as_ref().map_or(Ok(()), redis::check)
 }
 
 /// The spool's limits, once its directory was found usable.

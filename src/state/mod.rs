@@ -13,6 +13,8 @@ pub use shared::{Conversation, Shared, Tunnel};
 
 use crate::config::model::{Config, ListenAddr, Listener, Protocol, Route};
 use crate::observe::metrics::RouteMetrics;
+use crate::rate_limit::Limits;
+use crate::redis::Redis;
 use crate::route::host::AllowedHosts;
 use crate::route::table::Table;
 use crate::tls::client::ClientTls;
@@ -34,6 +36,10 @@ pub struct Snapshot {
     pub route_metrics: Vec<Arc<RouteMetrics>>,
     /// As in [`Config::upstreams`].
     pub upstreams: Vec<Arc<Upstream>>,
+    /// As in [`Config::routes`]; none where a route has no limits.
+    limits: Vec<Option<Arc<Limits>>>,
+    /// What gateways share limits through.
+    pub redis: Option<Arc<Redis>>,
     /// None where no listener speaks TLS.
     pub tls: Option<Arc<ServerTls>>,
     /// What is made of files that other programs may change.
@@ -49,6 +55,7 @@ impl Snapshot {
     pub async fn prepare(config: Config, shared: &Arc<Shared>, previous: Option<&Self>) -> Result<Arc<Self>, String> {
         let config = Arc::new(config);
         let (tls, client_tls, watched) = read_files(&config, shared, previous).await?;
+        let redis = connect_redis(&config, previous).await?;
         let resolver = Resolver::new(&config.server.resolvers, previous.map(|p| &p.resolver))?;
         // Side by side: a name server that is silent is waited for once, however many names are asked for.
         let upstreams = join_all(config.upstreams.iter().zip(client_tls).map(|(upstream, tls)| {
@@ -62,6 +69,8 @@ impl Snapshot {
             table: Table::build(&config.routes),
             allowed_hosts: AllowedHosts::new(&config.server.allowed_hosts),
             route_metrics: config.routes.iter().map(|route| shared.metrics.route(&route.name)).collect(),
+            limits: config.routes.iter().map(|route| Limits::build(&route.rate_limits, &shared.metrics)).collect(),
+            redis,
             upstreams,
             tls,
             watched,
@@ -88,6 +97,7 @@ impl Snapshot {
             Some(tls) => tls.show(),
             None => self.shared.metrics.tls.show(Vec::new()),
         }
+        self.shared.metrics.show_redis(self.redis.as_ref().map(|redis| redis.metrics()));
         self.upstreams.iter().for_each(|upstream| upstream.start(&self.resolver));
     }
 
@@ -96,11 +106,27 @@ impl Snapshot {
         self.upstreams.iter().for_each(|upstream| upstream.retire());
     }
 
+    /// The limits of the route at an index the table gave.
+    #[must_use]
+    pub fn limits(&self, index: usize) -> Option<&Arc<Limits>> {
+        self.limits.get(index)?.as_ref()
+    }
+
     /// The route at an index the table gave.
     #[must_use]
     pub fn route(&self, index: usize) -> Option<(&Route, &Arc<RouteMetrics>)> {
         self.config.routes.get(index).zip(self.route_metrics.get(index))
     }
+}
+
+/// The Redis of the configuration: the one that is there already, if it is the same.
+async fn connect_redis(config: &Config, previous: Option<&Snapshot>) -> Result<Option<Arc<Redis>>, String> {
+    let Some(wanted) = &config.redis else { return Ok(None) };
+    if let Some(there) = previous.and_then(|previous| previous.redis.as_ref()).filter(|there| there.config() == wanted)
+    {
+        return Ok(Some(there.clone()));
+    }
+    Redis::start(wanted.clone()).await.map(Some)
 }
 
 type FromFiles = (Option<Arc<ServerTls>>, Vec<Option<Arc<ClientTls>>>, Vec<Watched>);

@@ -8,6 +8,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::observe::access_log::AccessLog;
 use crate::observe::metrics::Metrics;
+use crate::rate_limit::Limiter;
 use crate::spool::Depot;
 use crate::state::connections::Connections;
 use crate::tls::tickets::Tickets;
@@ -22,6 +23,8 @@ pub struct Shared {
     pub registry: Arc<Registry>,
     pub depot: Arc<Depot>,
     pub connections: Arc<Connections>,
+    /// The buckets of rate limits.
+    pub limiter: Limiter,
     /// Keys of TLS session tickets.
     pub tickets: Arc<Tickets>,
     draining: AtomicBool,
@@ -44,6 +47,7 @@ impl Shared {
             access_log,
             depot,
             connections: Arc::default(),
+            limiter: Limiter::default(),
             tickets: Arc::default(),
             draining: AtomicBool::new(false),
             drain: watch::Sender::new(false),

@@ -10,6 +10,8 @@ generator share core 1. Each load runs in rounds, the two proxies in turn (A, B,
 on the machine hits both. The ratio is taken within each round; printed are its median, least and greatest.
 
     GET, POST      HTTP/1.1, 32 connections kept alive, by wrk
+    limit          a limit by address that is never met, and one that refuses all but the first; "Redis" shares them through
+                   a Redis beside the load, where nginx goes on with its limit_req in memory
     TLS GET        the same over TLS
     TLS h2 GET     8 connections of 16 streams, by h2load
     handshake      each request on a new connection with a full handshake, 8 at a time: the cost of connection, handshake,
@@ -24,7 +26,7 @@ second table). Both write one line a request; nginx in its default format, Propy
 P-256, or RSA-2048 where the row says so), and a client that offers TLS 1.3 with one suite and one group; what came of it
 is printed. Session tickets are handed out, as is the default of both, and not used.
 
-Python's standard library, nginx, wrk, h2load and openssl are all it needs. Everything listens on loopback ports that are free
+Python's standard library, nginx, wrk, h2load, openssl and redis-server are all it needs. Everything listens on loopback ports that are free
 at the time.
 """
 
@@ -66,16 +68,17 @@ def race(servers, loads, directory, options):
 
 
 def table(directory, app_port, options, log):
-    """Races the chosen loads, with a pair of proxies for plain HTTP and one for each certificate."""
+    """Races the chosen loads, with a pair of proxies for plain HTTP, one for each certificate, and one with Redis."""
     print(f"\naccess log {'to a file' if log else 'off'}")
     titles = [f"{racer.name} us/request" for racer in racers(directory, options.against)] + ["ratio"]
     print(f"{'load':<22}" + "".join(f"{title:>26}" for title in titles) + f"{'requests/s':>20}", flush=True)
-    for certificate in dict.fromkeys(load.certificate for load in options.loads):
+    for needs in dict.fromkeys(load.needs() for load in options.loads):
+        certificate, redis = needs
         with contextlib.ExitStack() as stack:
-            servers = pair(stack, directory, app_port, against=options.against, certificate=certificate, log=log)
+            servers = pair(stack, directory, app_port, against=options.against, certificate=certificate, redis=redis, log=log)
             if certificate:
                 print(f"  {negotiated(servers, directory)}")
-            race(servers, [load for load in options.loads if load.certificate == certificate], directory, options)
+            race(servers, [load for load in options.loads if load.needs() == needs], directory, options)
 
 
 def memory(directory, app_port, options):
@@ -120,6 +123,7 @@ def arguments():
 def check_machine(options):
     require("nginx", "nginx-light")
     require("wrk", "wrk")
+    require("redis-server", "redis-server")
     require("h2load", "nghttp2-client")
     require("openssl", "openssl")
     if not {PROXY_CORE, LOAD_CORE} <= os.sched_getaffinity(0):

@@ -54,6 +54,10 @@ worker_rlimit_nofile 30000;
 events {{ worker_connections 20000; }}
 http {{
     access_log {log}; keepalive_timeout 300s; keepalive_requests 100000000;
+    # One limit that is never met, and one that is met by all but the first.
+    limit_req_zone $binary_remote_addr zone=wide:10m rate=1000000r/s;
+    limit_req_zone $binary_remote_addr zone=narrow:10m rate=1r/m;
+    limit_req_status 429; limit_req_log_level info;
     client_body_temp_path {dir}/{name}-body; proxy_temp_path {dir}/{name}-proxy;
     # Its default (8 of 4 KB) would send a response of 100 KB by way of the disk.
     proxy_buffers 32 8k;
@@ -62,7 +66,22 @@ http {{
     server {{
         listen 127.0.0.1:{plain} backlog=4096;
         {tls_listener}
+        location /limited/ {{
+            limit_req zone=wide burst=100000 nodelay;
+            include {dir}/proxied.conf;
+        }}
+        location /refused/ {{
+            limit_req zone=narrow;
+            include {dir}/proxied.conf;
+        }}
         location / {{
+            include {dir}/proxied.conf;
+        }}
+    }}
+}}
+"""
+
+NGINX_PROXIED = """
             proxy_pass http://app;
             proxy_http_version 1.1;
             proxy_set_header Connection "";
@@ -74,9 +93,6 @@ http {{
             proxy_set_header X-Real-IP $remote_addr;
             proxy_set_header X-Request-ID $request_id;
             add_header X-Request-ID $request_id always;
-        }}
-    }}
-}}
 """
 
 NGINX_TLS = """listen 127.0.0.1:{tls} ssl http2 backlog=4096;
@@ -99,11 +115,25 @@ listen = ["127.0.0.1:{admin}"]
 level = "warn"
 access = "{log}"
 {tls_table}
+{redis_table}
 [upstreams.app]
 endpoints = ["127.0.0.1:{upstream}"]
 keepalive_timeout = "60s"
 [[routes]]
 upstream = "app"
+[[routes]]
+path = "/limited/*"
+upstream = "app"
+rate_limit = {{ rate = "1000000/s" }}
+[[routes]]
+path = "/refused/*"
+upstream = "app"
+rate_limit = {{ rate = "1/m" }}
+"""
+
+PROPYLON_REDIS_TABLE = """[redis]
+url = "unix://{redis}"
+timeout = "1s"
 """
 
 PROPYLON_TLS_TABLE = """[tls]
@@ -146,10 +176,12 @@ def prepare(directory):
     """Writes what the servers and their clients read."""
     # Root's nginx would hand its worker to a user who cannot read the directory.
     directory.chmod(0o755)
-    (directory / "www").mkdir()
-    (directory / "www/1k").write_bytes(b"x" * 1024)
+    for place in ("", "limited/", "refused/"):
+        (directory / f"www/{place}").mkdir()
+        (directory / f"www/{place}1k").write_bytes(b"x" * 1024)
     (directory / "www/100k").write_bytes(b"x" * 102400)
     (directory / "client.cnf").write_text(CLIENT_CONF)
+    (directory / "proxied.conf").write_text(NGINX_PROXIED)
     for name, key in CERTIFICATES.items():
         command = ["openssl", "req", "-x509", "-nodes", "-days", "30", "-subj", "/CN=localhost", *key]
         command += ["-addext", "subjectAltName=DNS:localhost", "-keyout", f"{directory}/{name}.key", "-out", f"{directory}/{name}.pem"]
@@ -168,14 +200,26 @@ def upstream(stack, directory):
     return port
 
 
-def pair(stack, directory, app_port, *, against, certificate=None, log=False):
-    """Starts both proxies, with the access log on or off; the port of each is that of TLS if there is a certificate."""
+def shared_redis(stack, directory):
+    """Starts a Redis beside the load; returns its socket."""
+    (port,) = free_ports(1)
+    socket = directory / "redis.sock"
+    command = ["redis-server", "--bind", "127.0.0.1", "--port", str(port), "--unixsocket", str(socket), "--save", ""]
+    stack.enter_context(Server("redis", [*command, "--dir", str(directory)], port, directory, LOAD_CORE))
+    return socket
+
+
+def pair(stack, directory, app_port, *, against, certificate=None, redis=False, log=False):
+    """Starts both proxies, with the access log on or off; the port of each is that of TLS if there is a certificate. With `redis`
+    the limits of Propylon are in one; nginx keeps its own in its memory."""
+    socket = shared_redis(stack, directory) if redis else None
     servers = []
     for racer in racers(directory, against):
         plain, tls, admin = free_ports(3)
         names = {"dir": directory, "name": racer.name, "upstream": app_port, "plain": plain, "tls": tls, "admin": admin}
         names |= {"certificate": certificate, "log": f"{directory}/{racer.name}.log" if log else "off"}
         names["tls_listener"] = racer.tls_listener.format(**names) if certificate else ""
+        names["redis_table"] = PROPYLON_REDIS_TABLE.format(redis=socket) if redis else ""
         names["tls_table"] = racer.tls_table.format(**names) if certificate else ""
         conf = directory / f"{racer.name}.conf"
         conf.write_text(racer.conf.format(**names))

@@ -37,6 +37,14 @@ class Load:
     certificate: str | None = None
     # The size of the body that wrk posts, if it does.
     posted: int | None = None
+    # Whether every answer but the first is to be 429.
+    refused: bool = False
+    # Whether limits are shared through Redis.
+    redis: bool = False
+
+    def needs(self):
+        """What the proxies must be started with."""
+        return self.certificate, self.redis
 
 
 def generated(command, directory, seconds):
@@ -58,6 +66,10 @@ def wrk(load, port, directory, seconds):
     run = generated([*command, f"{origin}{load.path}"], directory, seconds)
     done = re.search(r"(\d+) requests in", run.stdout)
     wrong = re.search(r"Socket errors.*|Non-2xx.*", run.stdout)
+    if load.refused and wrong and done:
+        refused = re.search(r"Non-2xx or 3xx responses: (\d+)", wrong.group())
+        # The first of all, and one when the minute is over.
+        wrong = None if refused and int(done.group(1)) - int(refused.group(1)) <= 2 else wrong
     if run.returncode or not done or wrong:
         fail(f"wrk against port {port}{load.path}: {wrong.group() if wrong else run.stdout + run.stderr}")
     return int(done.group(1))
@@ -89,6 +101,10 @@ LOADS = [
     Load("GET 100 KB", "/100k", wrk),
     Load("POST 1 KB", "/post", wrk, posted=1024),
     Load("POST 10 KB", "/post", wrk, posted=10240),
+    Load("limit GET 1 KB", "/limited/1k", wrk),
+    Load("limit refused", "/refused/1k", wrk, refused=True),
+    Load("limit Redis GET 1 KB", "/limited/1k", wrk, redis=True),
+    Load("limit Redis refused", "/refused/1k", wrk, refused=True, redis=True),
     Load("TLS GET 1 KB", "/1k", wrk, "ecdsa"),
     Load("TLS GET 100 KB", "/100k", wrk, "ecdsa"),
     Load("TLS h2 GET 1 KB", "/1k", h2load, "ecdsa"),

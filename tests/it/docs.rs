@@ -126,6 +126,7 @@ fn the_example_configurations_pass_check() {
         ("gateway-key.pem", &issued.key),
         ("clients.pem", Authority::shared().pem()),
         ("internal-ca.pem", Authority::shared().pem()),
+        ("redis-ca.pem", Authority::shared().pem()),
     ] {
         fs::write(certificates.path().join(file), text).unwrap();
     }

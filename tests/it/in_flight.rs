@@ -351,6 +351,7 @@ fn however_an_app_fails_its_slot_comes_back() {
         retry = { budget = "100%" }
         [upstreams.refusing]
         endpoints = ["{refusing}"]
+        queue = { timeout = "300ms" }
         [[routes]]
         upstream = "app"
         [[routes]]

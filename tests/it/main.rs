@@ -44,6 +44,12 @@ mod websocket_closing;
 mod websocket_opening;
 mod websocket_slot;
 
+// How much a client may ask for.
+mod rate_limit;
+mod rate_limit_model;
+mod rate_limit_redis;
+mod rate_limit_redis_kinds;
+
 // The app's side.
 mod balancing;
 mod capacity;

@@ -4,9 +4,10 @@ use http::Method;
 
 use super::super::model::{HostPattern, PathPattern, Priority, RedirectTemplate};
 use super::super::place::At;
-use super::super::schema::{Described, Inside, Int, KeyInfo, Presence, SectionInfo, Table, section};
+use super::super::schema::{Described, Inside, Int, KeyInfo, OneOrMany, Presence, SectionInfo, Table, section};
 use super::super::value::{FieldName, FieldValue, RedirectStatus, Size, StripPrefix, Timeout};
 use super::super::walk::{Node, Read, Walk};
+use super::RateLimit;
 
 section! {
     /// What happens to requests for a host and a path. Exactly one of `upstream`, `respond` and `redirect` is required.
@@ -43,6 +44,10 @@ section! {
         ///
         /// Example: `"50MiB"`
         max_body: Size,
+        /// How much one client may ask for: one table, or a list of them.
+        ///
+        /// Example: `{ rate = "100/m", key = "client_ip" }`
+        rate_limit: OneOrMany<RateLimit> = "[]",
         /// As `buffer_requests` of the upstream, for this route alone.
         ///
         /// Example: `false`
@@ -60,7 +65,7 @@ section! {
         /// The set of security fields on its answers: a name under `[security_headers]`, or `"off"`.
         security_headers: String = r#""basic""#,
     }
-    later ["rate_limit", "access", "cors"]
+    later ["access", "cors"]
 }
 
 section! {

@@ -7,6 +7,7 @@
 mod capacity;
 mod error_pages;
 mod headers;
+mod limit;
 mod listeners;
 mod route;
 mod route_clashes;
@@ -39,8 +40,10 @@ pub fn build(raw: Gateway, source: Option<&Path>, base: &Path, report: &mut Repo
     let client = given(raw_server.client);
     let spool = spool::build(given(raw.spool), report);
     let sets = security::build(given(raw.security_headers), report);
-    let common = route::Common { max_body: client.max_body.as_ref(), spool: &spool, security: &sets };
+    let has_redis = raw.redis.is_some();
+    let common = route::Common { has_redis, max_body: client.max_body.as_ref(), spool: &spool, security: &sets };
     let routes = route::build_all(given(raw.routes), &upstreams, &common, &server.allowed_hosts, report);
+    let redis = raw.redis.map(|redis| limit::redis(redis, base, report));
     let client = server::build_client(client, report);
     upstream_clashes::check(&upstreams, &routes, &server.addresses(), report);
     Config {
@@ -50,6 +53,7 @@ pub fn build(raw: Gateway, source: Option<&Path>, base: &Path, report: &mut Repo
         tls: tls::build(raw_tls, base, report),
         log: server::build_log(&given(raw.log)),
         spool: spool.value,
+        redis,
         security: sets.basic(),
         error_pages: error_pages::read_all(given(raw.error_pages), base, report),
         upstreams: upstreams.into_iter().map(|upstream| upstream.value).collect(),

@@ -15,7 +15,7 @@ use super::headers::{self, Way};
 use super::security::Sets;
 use super::server::find_upstream;
 use super::upstream::Built;
-use super::{given, route_clashes, spool};
+use super::{given, limit, route_clashes, spool};
 
 const ACTIONS: [&str; 3] = ["upstream", "respond", "redirect"];
 
@@ -24,6 +24,7 @@ pub(super) struct Common<'a> {
     /// `server.client.max_body`; none where it was refused.
     pub max_body: Option<&'a At<Size>>,
     pub spool: &'a spool::Built,
+    pub has_redis: bool,
     pub security: &'a Sets,
 }
 
@@ -40,9 +41,11 @@ pub(super) fn build_all(
     }
     let mut places = Vec::new();
     let mut names = Vec::new();
+    let mut limits = Vec::new();
     let mut routes = Vec::new();
     for route in list {
         warn_of_hosts_not_allowed(route.value.host.as_ref(), allowed_hosts, report);
+        limits.push(limit::Written::of(&route.value));
         names.push(route.value.name.as_ref().map(|name| name.place.clone()));
         // A pattern that was refused has no stand-in that could not clash with another route.
         let has_path = route.value.path.is_some();
@@ -52,6 +55,7 @@ pub(super) fn build_all(
     }
     route_clashes::check(&routes, &places, report);
     route_clashes::name(&mut routes, &names, report);
+    limit::name(&mut routes, &limits, report);
     routes
 }
 
@@ -69,6 +73,7 @@ fn build(raw: raw::Route, place: &Place, upstreams: &[Built], common: &Common<'_
     refuse_repeats(report, &hosts, Clone::clone);
     refuse_repeats(report, &methods, Clone::clone);
     let timeouts = given(raw.timeouts);
+    let limits = limit::build(given(raw.rate_limit), common.has_redis, report);
     Route {
         name: Arc::from(raw.name.map(|name| name.value).unwrap_or_default()),
         hosts: hosts.into_iter().map(|host| host.value).collect(),
@@ -78,6 +83,7 @@ fn build(raw: raw::Route, place: &Place, upstreams: &[Built], common: &Common<'_
         strip_prefix: raw.strip_prefix.map(|prefix| prefix.value.0),
         priority: raw.priority.map(|priority| priority.value).unwrap_or_default(),
         max_body,
+        rate_limits: limits,
         buffer_requests: raw.buffer_requests.map(|buffer| buffer.value),
         buffer_responses: raw.buffer_responses.map(|buffer| buffer.value),
         queue_timeout: timeouts.queue.map(|timeout| timeout.value.0),

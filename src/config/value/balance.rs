@@ -68,7 +68,7 @@ fn parse_key(text: &str) -> Result<HashKey, Reject> {
 
 /// Names of fields are the same in either case, those of cookies are not; both are tokens (RFC 9110 section 5.1, RFC
 /// 6265 section 4.1.1).
-fn parse_named(kind: &str, name: &str) -> Option<HashKey> {
+pub(super) fn parse_named(kind: &str, name: &str) -> Option<HashKey> {
     let field = HeaderName::from_bytes(name.as_bytes()).ok()?;
     match kind {
         "header" => Some(HashKey::Header(field)),

@@ -40,6 +40,10 @@ pub struct Entry<'a> {
     pub upstream_status: Option<u16>,
     /// Why the gateway answered itself.
     pub reason: Option<&'static str>,
+    /// The rate limit that refused the request, or would have.
+    pub limit: Option<&'a str>,
+    /// Whether it would have, and only counted it.
+    pub limit_dry_run: bool,
     /// Bytes of the request's body.
     pub bytes_in: u64,
     /// Bytes of the response's body.
@@ -86,6 +90,8 @@ impl Entry<'_> {
             endpoint: None,
             upstream_status: None,
             reason: None,
+            limit: None,
+            limit_dry_run: false,
             bytes_in: 0,
             bytes_out: 0,
             duration: Duration::ZERO,
@@ -140,6 +146,8 @@ fn write_json(entry: &Entry<'_>, line: &mut Vec<u8>) {
     object.text("endpoint", entry.endpoint.map(str::as_bytes));
     object.number("upstream_status", entry.upstream_status);
     object.text("reason", entry.reason.map(str::as_bytes));
+    object.text("limit", entry.limit.map(str::as_bytes));
+    object.flag("dry_run", Some(true).filter(|_| entry.limit_dry_run));
     object.number("bytes_in", Some(entry.bytes_in));
     object.number("bytes_out", Some(entry.bytes_out));
     object.seconds("duration", Some(entry.duration));

@@ -184,6 +184,38 @@ closed_set! {
 }
 
 closed_set! {
+    /// What a rate limit made of a request.
+    LimitDecision {
+        /// It has its tokens.
+        Allowed = "allowed",
+        /// There are not enough.
+        Refused = "refused",
+        /// As many of its key as may be are in flight.
+        ConcurrencyRefused = "concurrency_refused",
+        /// Redis does not answer, and the limit's `on_redis_down` is `deny`.
+        Unavailable = "unavailable",
+        /// It was let pass by `dry_run` alone.
+        DryRunRefused = "dry_run_refused",
+    }
+}
+
+closed_set! {
+    /// Why Redis gave no answer.
+    RedisError {
+        /// It was not asked: it has not answered before.
+        Down = "down",
+        /// Nothing came in time.
+        Timeout = "timeout",
+        /// The connection was lost.
+        Connection = "connection",
+        /// It answered with an error: full, read-only, not allowed.
+        Server = "server",
+        /// What came is no answer of a Redis to this question.
+        Nonsense = "nonsense",
+    }
+}
+
+closed_set! {
     /// How a reload ended.
     Reload {
         /// A new configuration is in force.

@@ -66,6 +66,20 @@ families! {
     FIELDS_DROPPED: Counter "propylon_fields_dropped_total" ["reason"]
         "Request fields that were not passed on, because of their name or because only the gateway may set them.";
 
+    RATE_LIMIT_DECISIONS: Counter "propylon_rate_limit_decisions_total" ["limit", "decision"]
+        "Requests that met a rate limit, by what it made of them.";
+    RATE_LIMIT_KNOWN_EMPTY: Counter "propylon_rate_limit_known_empty_total" ["limit"]
+        "Requests whose bucket was known to be empty, so that Redis was not asked.";
+    RATE_LIMIT_REDIS_ERRORS: Counter "propylon_rate_limit_redis_errors_total" ["limit", "kind"]
+        "Requests that on_redis_down decided, by what was wrong with Redis.";
+    RATE_LIMIT_REDIS: Histogram "propylon_rate_limit_redis_seconds" ["limit"]
+        "Time a request waited for Redis, answered or not.";
+
+    REDIS_UP: Gauge "propylon_redis_up" []
+        "1 while Redis answers, 0 while it is not asked.";
+    REDIS_STATE_CHANGES: Counter "propylon_redis_state_changes_total" ["state"]
+        "Times Redis was found to answer, or to answer no more.";
+
     UPSTREAM_REQUESTS: Counter "propylon_upstream_requests_total" ["upstream", "endpoint", "code"]
         "Responses of an endpoint, by class of the status code.";
     UPSTREAM_ERRORS: Counter "propylon_upstream_errors_total" ["upstream", "endpoint", "kind"]

@@ -18,6 +18,7 @@ fn route(hosts: &[HostPattern], path: PathPattern, methods: &[&str]) -> Route {
         strip_prefix: None,
         priority: crate::config::model::Priority::Normal,
         max_body: 0,
+        rate_limits: Vec::new(),
         buffer_requests: None,
         buffer_responses: None,
         queue_timeout: None,

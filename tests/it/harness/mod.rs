@@ -9,6 +9,7 @@
 //! - [`http2::Http2`]: a client of HTTP/2 that keeps to the rules; [`http2_frames::Http2Frames`]: one that sends frames as they are
 //! - [`Origin`]: an upstream that does exactly what a closure says; [`PythonServer`]: a real one; [`Example`]: one of
 //!   `examples/` as a whole
+//! - [`RedisServer`]: a private `redis-server`
 //! - [`tls`]: certificates, and connections with TLS for all of these
 //! - [`DnsServer`]: a name server whose answers change at run time
 
@@ -30,6 +31,7 @@ mod metrics;
 mod origin;
 mod process;
 mod python;
+mod redis;
 mod socket;
 pub mod tls;
 pub mod websocket;
@@ -46,5 +48,6 @@ pub use metrics::Metrics;
 pub use origin::{Connection, Origin};
 pub use process::Process;
 pub use python::{PythonBuilder, PythonServer};
+pub use redis::RedisServer;
 pub use rustix::process::Signal;
 pub use socket::Address;

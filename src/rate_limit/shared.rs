@@ -1,0 +1,126 @@
+//! The buckets in Redis: `token_bucket.lua` decides there, by the clock that is there.
+
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use redis::{Cmd, Value};
+
+use super::bucket::{Bucket, Decision};
+use super::local::Ask;
+use crate::redis::{Redis, Script, Unanswered};
+
+/// The script's text.
+pub const SCRIPT: &str = include_str!("token_bucket.lua");
+
+static TOKEN_BUCKET: LazyLock<Script> = LazyLock::new(|| Script::new(SCRIPT));
+
+/// Takes the tokens of a request: of all buckets, or of none if one that must agree has too few. One round trip. In a cluster, where
+/// every bucket may be on another node, each is asked for itself at the same time, and what was taken in vain goes back.
+///
+/// What comes back is as long as `asks`.
+pub async fn take(redis: &Arc<Redis>, asks: &[Ask]) -> Vec<Result<Decision, Unanswered>> {
+    if asks.len() == 1 || !redis.is_cluster() {
+        return match together(redis, asks).await {
+            Ok(decisions) => decisions.into_iter().map(Ok).collect(),
+            Err(why) => asks.iter().map(|_| Err(why.clone())).collect(),
+        };
+    }
+    let each = asks.iter().map(|ask| async move {
+        let mut decisions = together(redis, std::slice::from_ref(ask)).await?;
+        decisions.pop().ok_or_else(|| redis.distrust("an empty answer".to_owned()))
+    });
+    let answers: Vec<Result<Decision, Unanswered>> = join_all(each).await;
+    let is_taken = |answer: &Result<Decision, Unanswered>| answer.as_ref().is_ok_and(Decision::is_allowed);
+    let is_refused =
+        |answer: &Result<Decision, Unanswered>| answer.as_ref().is_ok_and(|decision| !decision.is_allowed());
+    if asks.iter().zip(&answers).any(|(ask, answer)| ask.must_agree && is_refused(answer)) {
+        let taken: Vec<Ask> =
+            asks.iter().zip(&answers).filter(|(_, answer)| is_taken(answer)).map(|(ask, _)| *ask).collect();
+        let redis = redis.clone();
+        tokio::spawn(async move {
+            for ask in taken {
+                let _ = redis.run(&TOKEN_BUCKET, |command| write(command, &[ask], true)).await;
+            }
+        });
+    }
+    answers
+}
+
+async fn together(redis: &Arc<Redis>, asks: &[Ask]) -> Result<Vec<Decision>, Unanswered> {
+    let answer = redis.run(&TOKEN_BUCKET, |command| write(command, asks, false)).await?;
+    read(&answer, asks).ok_or_else(|| redis.distrust(format!("{answer:?} to a limit").chars().take(200).collect()))
+}
+
+/// What the script is to know. With `back` the tokens are given, not taken.
+fn write(command: &mut Cmd, asks: &[Ask], back: bool) {
+    command.arg(asks.len());
+    for ask in asks {
+        command.arg(ask.key.to_string());
+    }
+    for Ask { bucket, must_agree, .. } in asks {
+        command.arg(bucket.tokens).arg(bucket.micros).arg(bucket.burst);
+        if back {
+            command.arg(format!("-{}", bucket.cost));
+        } else {
+            command.arg(bucket.cost);
+        }
+        command.arg(u8::from(*must_agree));
+    }
+}
+
+/// What the script has answered; none where no script of ours answers so.
+fn read(answer: &Value, asks: &[Ask]) -> Option<Vec<Decision>> {
+    let Value::Array(values) = answer else { return None };
+    if values.len() != asks.len() * 3 {
+        return None;
+    }
+    let triples = values.chunks_exact(3).zip(asks);
+    triples.map(|(triple, ask)| read_one(triple, &ask.bucket)).collect()
+}
+
+fn read_one(triple: &[Value], bucket: &Bucket) -> Option<Decision> {
+    let number = |value: &Value| match value {
+        Value::Int(number) => u64::try_from(*number).ok(),
+        _ => None,
+    };
+    let [wait, remaining, full_in] = triple else { return None };
+    let (wait, remaining, full_in) = (number(wait)?, number(remaining)?, number(full_in)?);
+    let longest = (bucket.burst * bucket.micros).div_ceil(bucket.tokens);
+    (wait <= longest && full_in <= longest && remaining <= bucket.burst).then_some(Decision {
+        wait: Duration::from_micros(wait),
+        remaining,
+        full_in: Duration::from_micros(full_in),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::model::Rate;
+    use crate::rate_limit::key::Key;
+
+    #[test]
+    fn nonsense_is_no_answer() {
+        let rate = Rate { count: 10, period: Duration::from_secs(1), burst: 10, cost: 1 };
+        let ask = Ask { key: Key([0; 16]), bucket: Bucket::new(&rate), must_agree: true };
+        let ints = |list: &[i64]| Value::Array(list.iter().map(|int| Value::Int(*int)).collect());
+        let good = read(&ints(&[0, 9, 100_000]), &[ask]).unwrap();
+        assert_eq!((good[0].remaining, good[0].full_in), (9, Duration::from_millis(100)));
+        for bad in [
+            Value::Nil,
+            Value::Okay,
+            Value::Int(0),
+            ints(&[]),
+            ints(&[0, 9]),
+            ints(&[0, 9, 0, 0]),
+            ints(&[-1, 9, 0]),
+            ints(&[0, 11, 0]),
+            ints(&[2_000_000, 0, 0]),
+            ints(&[0, 0, i64::MAX]),
+            Value::Array(vec![Value::Nil, Value::Nil, Value::Nil]),
+        ] {
+            assert_eq!(read(&bad, &[ask]), None, "{bad:?}");
+        }
+    }
+}

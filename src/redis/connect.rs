@@ -1,0 +1,190 @@
+//! One connection to whatever is behind the URL: a single Redis, the master that Sentinels name, a cluster.
+
+use std::fs;
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::cluster::ClusterClientBuilder;
+use redis::cluster_async::ClusterConnection;
+use redis::io::tcp::TcpSettings;
+use redis::sentinel::{SentinelClientBuilder, SentinelServerType};
+use redis::{
+    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisConnectionInfo,
+    RedisResult, TlsCertificates, TlsMode, Value,
+};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+
+use crate::config::model::{Redis, RedisKind, RedisNode, Secret};
+
+/// How long a connection may take to be made. No request waits for it.
+const CONNECT: Duration = Duration::from_secs(1);
+/// Commands that wait to be written, at most; further ones wait for room, within their own time.
+const WAITING: usize = 1024;
+
+/// A connection that many ask over at once.
+#[derive(Clone)]
+pub enum Link {
+    One(MultiplexedConnection),
+    Cluster(Box<ClusterConnection>),
+}
+
+impl std::fmt::Debug for Link {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_str(if matches!(self, Self::One(_)) { "One" } else { "Cluster" })
+    }
+}
+
+impl Link {
+    /// Sends a command and waits for its answer, for as long as the caller has.
+    pub async fn send(&mut self, command: &Cmd) -> RedisResult<Value> {
+        let answer = match self {
+            Self::One(connection) => connection.send_packed_command(command).await,
+            Self::Cluster(connection) => {
+                redis::aio::ConnectionLike::req_packed_command(&mut **connection, command).await
+            }
+        };
+        answer.and_then(Value::extract_error)
+    }
+}
+
+/// The authorities of `redis.ca`; none where it is not written.
+///
+/// # Errors
+/// One sentence that names the key.
+pub fn certificates(config: &Redis) -> Result<Option<TlsCertificates>, String> {
+    let Some(file) = &config.ca else { return Ok(None) };
+    let pem = fs::read(file).map_err(|error| format!("redis.ca: cannot read {}: {error}", file.display()))?;
+    let unusable = |error: &dyn std::fmt::Display| {
+        format!("redis.ca: {} holds no certificate that can be used: {error}", file.display())
+    };
+    // All of this is looked at here, so that it is found now and not with the first connection.
+    let list = CertificateDer::pem_slice_iter(&pem).collect::<Result<Vec<_>, _>>().map_err(|error| unusable(&error))?;
+    if list.is_empty() {
+        return Err(unusable(&"it has none"));
+    }
+    let certificates = TlsCertificates { client_tls: None, root_cert: Some(pem) };
+    let nowhere = ConnectionAddr::TcpTls { host: "localhost".into(), port: 1, insecure: false, tls_params: None };
+    nowhere
+        .into_connection_info()
+        .and_then(|info| Client::build_with_tls(info, certificates.clone()))
+        .map_err(|error| unusable(&error))?;
+    Ok(Some(certificates))
+}
+
+/// Makes sure that what `[redis]` names can be used, without connecting. Blocks.
+///
+/// # Errors
+/// One sentence that names the key.
+pub fn check(config: &Redis) -> Result<(), String> {
+    certificates(config).map(drop)
+}
+
+/// Connects, logs in, and makes sure that it is a master where Sentinels were asked.
+pub async fn connect(config: &Redis, certificates: Option<&TlsCertificates>) -> RedisResult<Link> {
+    let options = AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(CONNECT))
+        // Requests have their own, shorter time; this frees what is kept of them.
+        .set_response_timeout(Some(CONNECT.max(config.timeout)))
+        .set_pipeline_buffer_size(WAITING);
+    match &config.url.kind {
+        RedisKind::Single(node) => one(info(config, address(config, node))?, certificates, &options).await,
+        RedisKind::Unix(path) => one(info(config, ConnectionAddr::Unix(path.clone()))?, None, &options).await,
+        RedisKind::Sentinel { nodes, service } => sentinel(config, nodes, service, certificates, &options).await,
+        RedisKind::Cluster(nodes) => cluster(config, nodes, certificates).await,
+    }
+}
+
+fn address(config: &Redis, node: &RedisNode) -> ConnectionAddr {
+    let (host, port) = (node.host.clone(), node.port);
+    if config.url.tls {
+        ConnectionAddr::TcpTls { host, port, insecure: false, tls_params: None }
+    } else {
+        ConnectionAddr::Tcp(host, port)
+    }
+}
+
+/// Small questions leave at once, whatever is on the way already.
+fn tcp() -> TcpSettings {
+    TcpSettings::default().set_nodelay(true)
+}
+
+fn info(config: &Redis, address: ConnectionAddr) -> RedisResult<ConnectionInfo> {
+    let mut login = RedisConnectionInfo::default().set_db(config.url.database);
+    if let Some(user) = &config.url.username {
+        login = login.set_username(user);
+    }
+    if let Some(Secret(password)) = &config.url.password {
+        login = login.set_password(password);
+    }
+    Ok(address.into_connection_info()?.set_redis_settings(login).set_tcp_settings(tcp()))
+}
+
+async fn one(
+    info: ConnectionInfo,
+    certificates: Option<&TlsCertificates>,
+    options: &AsyncConnectionConfig,
+) -> RedisResult<Link> {
+    let client = match certificates {
+        Some(certificates) => Client::build_with_tls(info, certificates.clone())?,
+        None => Client::open(info)?,
+    };
+    Ok(Link::One(client.get_multiplexed_async_connection_with_config(options).await?))
+}
+
+async fn sentinel(
+    config: &Redis,
+    nodes: &[RedisNode],
+    service: &str,
+    certificates: Option<&TlsCertificates>,
+    options: &AsyncConnectionConfig,
+) -> RedisResult<Link> {
+    let addresses = nodes.iter().map(|node| address(config, node));
+    let mut builder = SentinelClientBuilder::new(addresses, service, SentinelServerType::Master)?
+        .set_client_to_redis_db(config.url.database)
+        .set_client_to_redis_tcp_settings(tcp());
+    if config.url.tls {
+        builder =
+            builder.set_client_to_redis_tls_mode(TlsMode::Secure).set_client_to_sentinel_tls_mode(TlsMode::Secure);
+    }
+    if let Some(certificates) = certificates {
+        builder = builder.set_client_to_redis_certificates(certificates.clone());
+        builder = builder.set_client_to_sentinel_certificates(certificates.clone());
+    }
+    if let Some(user) = &config.url.username {
+        builder = builder.set_client_to_redis_username(user);
+    }
+    if let Some(Secret(password)) = &config.url.password {
+        builder = builder.set_client_to_redis_password(password);
+    }
+    if let Some(user) = &config.sentinel_username {
+        builder = builder.set_client_to_sentinel_username(user);
+    }
+    if let Some(Secret(password)) = &config.sentinel_password {
+        builder = builder.set_client_to_sentinel_password(password);
+    }
+    Ok(Link::One(builder.build()?.get_async_connection_with_config(options).await?))
+}
+
+async fn cluster(config: &Redis, nodes: &[RedisNode], certificates: Option<&TlsCertificates>) -> RedisResult<Link> {
+    let infos = nodes.iter().map(|node| info(config, address(config, node))).collect::<RedisResult<Vec<_>>>()?;
+    let mut builder = ClusterClientBuilder::new(infos)
+        .connection_timeout(CONNECT)
+        .response_timeout(config.timeout)
+        // To where a slot has moved, and once more.
+        .retries(2)
+        .tcp_settings(tcp());
+    if let Some(user) = &config.url.username {
+        builder = builder.username(user);
+    }
+    if let Some(Secret(password)) = &config.url.password {
+        builder = builder.password(password);
+    }
+    if let Some(certificates) = certificates {
+        builder = builder.certs(certificates.clone());
+    }
+    let client = builder.build()?;
+    let connected = tokio::time::timeout(2 * CONNECT, client.get_async_connection()).await;
+    let connection = connected.unwrap_or_else(|_| Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()))?;
+    Ok(Link::Cluster(Box::new(connection)))
+}
