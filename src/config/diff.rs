@@ -35,7 +35,7 @@ pub struct Summary {
     pub spool_changed: bool,
     /// Whether anything in `[redis]` differs.
     pub redis_changed: bool,
-    /// Limits that are new or say something else than before; their buckets begin full.
+    /// Limits that are new, or have another rate or key than before: their buckets begin full.
     pub rate_limits_changed: Vec<String>,
     pub routes_before: usize,
     pub routes_now: usize,
@@ -78,7 +78,11 @@ fn listeners(config: &Config) -> Vec<String> {
 fn rate_limits_changed(old: &Config, new: &Config) -> Vec<String> {
     let of = |config: &Config| -> BTreeMap<String, _> {
         let limits = config.routes.iter().flat_map(|route| &route.rate_limits);
-        limits.map(|limit| (limit.name.to_string(), (limit.rate, limit.key.clone()))).collect()
+        limits
+            .map(|limit| {
+                (limit.name.to_string(), (limit.rate.map(|rate| (rate.count, rate.period)), limit.key.clone()))
+            })
+            .collect()
     };
     let before = of(old);
     of(new).into_iter().filter(|(name, limit)| before.get(name) != Some(limit)).map(|(name, _)| name).collect()

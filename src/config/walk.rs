@@ -36,6 +36,8 @@ pub trait Text: Sized {
     const KIND: &'static str;
     /// What a message says was expected.
     const EXPECTED: &'static str;
+    /// Whether what is written may hold a password, so that no message shows it.
+    const IS_SECRET: bool = false;
 
     /// Reads it.
     ///
@@ -170,6 +172,7 @@ impl<'a> Walk<'a> {
     /// A string parsed as `T`.
     pub fn parse<T: Text>(&mut self, node: Node<'_>) -> Option<T> {
         let (text, shown) = self.text(node, T::EXPECTED)?;
+        let shown = if T::IS_SECRET { "a text that is not shown, as it may hold a password".to_owned() } else { shown };
         self.accept(T::parse(&text), node.place, T::EXPECTED, &shown)
     }
 

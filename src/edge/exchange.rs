@@ -10,6 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Version};
+use parking_lot::Mutex;
 use pingora_http::RequestHeader;
 
 use crate::config::model::ClientLimits;
@@ -19,6 +20,7 @@ use crate::header::client_address::Peer;
 use crate::header::request_hygiene::FieldKind;
 use crate::observe::metrics::ListenerMetrics;
 use crate::proxy::rejection::{Reason, Rejection};
+use crate::rate_limit::Permit;
 use crate::state::Snapshot;
 use crate::tls::identity::Identity;
 
@@ -89,6 +91,8 @@ pub struct Control {
     outlive_timeout: AtomicBool,
     spool_response: AtomicBool,
     close: AtomicBool,
+    counted: AtomicBool,
+    permits: Mutex<Vec<Permit>>,
 }
 
 impl Control {
@@ -101,6 +105,23 @@ impl Control {
             outlive_timeout: AtomicBool::new(false),
             spool_response: AtomicBool::new(false),
             close: AtomicBool::new(false),
+            counted: AtomicBool::new(false),
+            permits: Mutex::default(),
+        }
+    }
+
+    /// The request counts as in flight by these until its answer is complete.
+    pub fn count_by(&self, permits: Vec<Permit>) {
+        if !permits.is_empty() {
+            *self.permits.lock() = permits;
+            self.counted.store(true, Relaxed);
+        }
+    }
+
+    /// The answer is complete: whoever reads the end of it may ask again at once, so this comes before its last bytes do.
+    pub fn uncount(&self) {
+        if self.counted.load(Relaxed) {
+            self.permits.lock().clear();
         }
     }
 

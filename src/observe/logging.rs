@@ -24,6 +24,8 @@ use super::metrics::Metrics;
 
 /// The beginning of the targets of all of Pingora's crates.
 const PINGORA: &str = "pingora";
+/// The client crate: it has a line for every try to reach a node of a cluster.
+const REDIS: &str = "redis";
 
 /// The target of the lines that report a panic.
 const PANIC: &str = "propylon::panic";
@@ -64,8 +66,9 @@ impl Logging {
 }
 
 fn targets(level: Level) -> Targets {
-    let pingora = if level >= Level::DEBUG { LevelFilter::from_level(level) } else { LevelFilter::OFF };
-    Targets::new().with_default(level).with_target(PINGORA, pingora)
+    let theirs = if level >= Level::DEBUG { LevelFilter::from_level(level) } else { LevelFilter::OFF };
+    // What they have to say is said by us, once and with what it means.
+    Targets::new().with_default(level).with_target(PINGORA, theirs).with_target(REDIS, theirs)
 }
 
 /// Logs every panic at error, with its place, and counts it. Replaces the hook before, which wrote several lines.

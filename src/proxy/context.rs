@@ -36,7 +36,7 @@ pub struct Active {
     pub counted: Option<RequestInFlight>,
     /// What Redis is to be asked about the request.
     pub question: Option<Box<Question>>,
-    /// What the limits of the route have said; it counts the request among those in flight.
+    /// What the limits of the route have said.
     pub limited: Option<Box<Verdict>>,
     pub upstream: Option<Arc<Upstream>>,
     /// Whether the body is received whole before an endpoint is asked for.

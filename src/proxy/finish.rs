@@ -15,6 +15,7 @@ use crate::upstream::Wanted;
 /// Gives back what the request held, counts it and logs it. The request is there unless the session is gone.
 pub fn finish(active: &mut Active, request: Option<&RequestHeader>) {
     active.finished = true;
+    active.exchange.control.uncount();
     let duration = active.exchange.started.elapsed();
     if active.exchange.outcome.client_gone() && active.rejection.is_none() {
         let fault = active.exchange.outcome.fault().filter(|fault| fault.is_of_the_transfer());

@@ -49,7 +49,8 @@ pub async fn settle(active: &mut Active) -> Result<(), Rejection> {
     conclude(active, verdict)
 }
 
-fn conclude(active: &mut Active, verdict: Verdict) -> Result<(), Rejection> {
+fn conclude(active: &mut Active, mut verdict: Verdict) -> Result<(), Rejection> {
+    active.exchange.control.count_by(std::mem::take(&mut verdict.permits));
     let refusal = verdict.refusal.clone();
     active.limited = Some(Box::new(verdict));
     let Some(refusal) = refusal else { return Ok(()) };

@@ -44,9 +44,8 @@ use crate::proxy::rejection::{Reason, Rejection};
 pub async fn serve(engine: &Engine, mut session: Box<Session>, flight: &mut Arc<Flight>) -> Option<Returned> {
     let mut active = Box::new(Active::begin(session.exchange().clone()));
     let mut next = accept::accept(session.request_mut(), &mut active);
-    if next.is_ok()
-        && let Err(rejection) = limit::settle(&mut active).await
-    {
+    // Whatever else may be wrong with it, it is counted.
+    if let Err(rejection) = limit::settle(&mut active).await {
         next = Err(rejection);
     }
     match next {

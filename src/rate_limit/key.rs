@@ -4,6 +4,7 @@
 //! What is hashed can be written by hand: the name of the limit, its rate, and a line for each part of the key.
 
 use std::fmt;
+use std::io::Write as _;
 use std::net::{IpAddr, Ipv6Addr};
 
 use aws_lc_rs::digest::{SHA256, digest};
@@ -40,12 +41,52 @@ pub fn prefix(limit: &RateLimit) -> Vec<u8> {
     format!("{}\n{rate}\n", limit.name).into_bytes()
 }
 
+/// One part of a key, ready to be written.
+#[derive(Debug)]
+pub struct Part {
+    kind: KeyPart,
+    /// What stands before its value.
+    label: Box<[u8]>,
+}
+
+impl Part {
+    #[must_use]
+    pub fn new(kind: &KeyPart) -> Self {
+        Self { kind: kind.clone(), label: format!("{kind}=").into_bytes().into() }
+    }
+
+    /// No value can hold a line feed, so none can pass for another part.
+    fn write(&self, asker: &Asker<'_>, text: &mut Vec<u8>) {
+        let begin = text.len();
+        text.extend_from_slice(&self.label);
+        let value = text.len();
+        match &self.kind {
+            KeyPart::ClientIp => write_address(asker.client, text),
+            KeyPart::Host => text.extend_from_slice(asker.host.unwrap_or_default().as_bytes()),
+            KeyPart::Route => text.extend_from_slice(asker.route.as_bytes()),
+            KeyPart::Header(name) => {
+                for (index, one) in asker.headers.get_all(name).iter().enumerate() {
+                    // As the app sees them.
+                    text.extend_from_slice(if index > 0 { b"," } else { b"" });
+                    text.extend_from_slice(one.as_bytes());
+                }
+            }
+            KeyPart::Cookie(name) => text.extend_from_slice(cookie(asker.headers, name).unwrap_or_default()),
+        }
+        if text.len() == value {
+            text.truncate(begin);
+            text.extend_from_slice(b"client_ip=");
+            write_address(asker.client, text);
+        }
+    }
+}
+
 /// The bucket of `asker`. `prefix` is what [`prefix`] made.
-pub fn key(prefix: &[u8], parts: &[KeyPart], asker: &Asker<'_>) -> Key {
+pub fn key(prefix: &[u8], parts: &[Part], asker: &Asker<'_>) -> Key {
     let mut text = Vec::with_capacity(prefix.len() + 64);
     text.extend_from_slice(prefix);
     for part in parts {
-        write_part(part, asker, &mut text);
+        part.write(asker, &mut text);
         text.push(b'\n');
     }
     let digest = digest(&SHA256, &text);
@@ -54,46 +95,32 @@ pub fn key(prefix: &[u8], parts: &[KeyPart], asker: &Asker<'_>) -> Key {
     Key(key)
 }
 
-/// No value can hold a line feed, so none can pass for another part.
-fn write_part(part: &KeyPart, asker: &Asker<'_>, text: &mut Vec<u8>) {
-    let begin = text.len();
-    text.extend_from_slice(part.to_string().as_bytes());
-    text.push(b'=');
-    let value = text.len();
-    match part {
-        KeyPart::ClientIp => write_address(asker.client, text),
-        KeyPart::Host => text.extend_from_slice(asker.host.unwrap_or_default().as_bytes()),
-        KeyPart::Route => text.extend_from_slice(asker.route.as_bytes()),
-        KeyPart::Header(name) => {
-            for (index, one) in asker.headers.get_all(name).iter().enumerate() {
-                // As the app sees them.
-                text.extend_from_slice(if index > 0 { b"," } else { b"" });
-                text.extend_from_slice(one.as_bytes());
-            }
-        }
-        KeyPart::Cookie(name) => text.extend_from_slice(cookie(asker.headers, name).unwrap_or_default()),
-    }
-    if text.len() == value {
-        text.truncate(begin);
-        text.extend_from_slice(b"client_ip=");
-        write_address(asker.client, text);
-    }
-}
-
 fn write_address(client: Option<IpAddr>, text: &mut Vec<u8>) {
-    let address = match client.map(|ip| ip.to_canonical()) {
-        None => "unix".to_owned(),
-        Some(IpAddr::V4(ip)) => ip.to_string(),
+    // Writing into memory cannot fail.
+    let _ = match client.map(|ip| ip.to_canonical()) {
+        None => text.write_all(b"unix"),
+        Some(IpAddr::V4(ip)) => write!(text, "{ip}"),
         // What one subscriber has; each of its addresses is his to choose.
-        Some(IpAddr::V6(ip)) => format!("{}/64", Ipv6Addr::from_bits(ip.to_bits() >> 64 << 64)),
+        Some(IpAddr::V6(ip)) => write!(text, "{}/64", Ipv6Addr::from_bits(ip.to_bits() >> 64 << 64)),
     };
-    text.extend_from_slice(address.as_bytes());
 }
 
-/// The value of the first cookie of this name (RFC 6265 section 4.2).
+/// The value of the cookie of this name, as every Python framework reads it: without spaces and quotes around it. None where they
+/// would not agree, and a client could show each the cookie it likes: there are two with different values, or one with escapes
+/// (RFC 6265 section 4.2 knows neither).
 pub fn cookie<'a>(headers: &'a HeaderMap<HeaderValue>, name: &str) -> Option<&'a [u8]> {
-    let mut pairs = headers.get_all(header::COOKIE).iter().flat_map(|value| value.as_bytes().split(|b| *b == b';'));
-    pairs.find_map(|pair| pair.trim_ascii().strip_prefix(name.as_bytes())?.strip_prefix(b"="))
+    let pairs = headers.get_all(header::COOKIE).iter().flat_map(|value| value.as_bytes().split(|b| *b == b';'));
+    let mut values = pairs.filter_map(|pair| {
+        let equals = pair.iter().position(|b| *b == b'=')?;
+        let (key, value) = pair.split_at_checked(equals)?;
+        (key.trim_ascii() == name.as_bytes()).then(|| unquoted(value.get(1..).unwrap_or_default().trim_ascii()))
+    });
+    let first = values.next()?;
+    (!first.contains(&b'\\') && values.all(|other| other == first)).then_some(first)
+}
+
+fn unquoted(value: &[u8]) -> &[u8] {
+    value.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\"")).unwrap_or(value)
 }
 
 #[cfg(test)]
@@ -103,7 +130,7 @@ mod tests {
     fn text(parts: &[KeyPart], asker: &Asker<'_>) -> String {
         let mut text = Vec::new();
         for part in parts {
-            write_part(part, asker, &mut text);
+            Part::new(part).write(asker, &mut text);
             text.push(b' ');
         }
         String::from_utf8(text).unwrap()
@@ -139,6 +166,23 @@ mod tests {
         ] {
             let asker = Asker { client: client.map(|ip| ip.parse().unwrap()), ..asker };
             assert_eq!(text(&[KeyPart::ClientIp], &asker), expected);
+        }
+    }
+
+    #[test]
+    fn one_session_has_one_bucket_however_it_is_written() {
+        let of = |fields: &[&str]| {
+            let mut headers = HeaderMap::new();
+            for field in fields {
+                headers.append("cookie", HeaderValue::from_str(field).unwrap());
+            }
+            cookie(&headers, "sid").map(<[u8]>::to_vec)
+        };
+        for same in [&["sid=x"][..], &["sid=\"x\""], &["a=b;sid = x ; c=d"], &["sid=x; sid=x"], &["a=b", "sid=x"]] {
+            assert_eq!(of(same).as_deref(), Some(&b"x"[..]), "{same:?}");
+        }
+        for odd in [&["sid=1; sid=x"][..], &["sid=\"\\170\""], &["asid=x"], &["sid"], &["SID=x"], &[]] {
+            assert_eq!(of(odd), None, "{odd:?}");
         }
     }
 }

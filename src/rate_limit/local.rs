@@ -17,6 +17,8 @@ pub struct Buckets {
 /// One bucket a request is measured by.
 #[derive(Debug, Clone, Copy)]
 pub struct Ask {
+    /// Which rule of the route it is.
+    pub rule: usize,
     pub key: Key,
     pub bucket: Bucket,
     /// Whether the request needs its tokens, or is only watched.
@@ -43,30 +45,42 @@ impl Buckets {
         })
     }
 
-    /// Takes the tokens of a request: of all buckets, or of none if one that must agree has too few.
+    /// Takes the tokens of a request: of all buckets, or of none if one that must agree has too few. Of those that would have given
+    /// theirs then, what is there is said.
     pub fn take(&self, asks: &[Ask], now: u64) -> Vec<Decision> {
-        let look = |asks: &[Ask]| -> Vec<Decision> { asks.iter().map(|ask| self.look(ask, now)).collect() };
         if let [ask] = asks {
             return vec![self.take_one(ask, now)];
         }
-        let seen = look(asks);
-        if asks.iter().zip(&seen).any(|(ask, decision)| ask.must_agree && !decision.is_allowed()) {
-            return seen;
+        let mut decisions: Vec<Decision> = asks.iter().map(|ask| self.look(ask, now)).collect();
+        let refuses = |ask: &Ask, decision: &Decision| ask.must_agree && !decision.is_allowed();
+        if asks.iter().zip(&decisions).any(|(ask, decision)| refuses(ask, decision)) {
+            self.show(asks, &mut decisions, now);
+            return decisions;
         }
-        let mut decisions = Vec::with_capacity(asks.len());
-        for ask in asks {
+        for (number, ask) in asks.iter().enumerate() {
             let decision = self.take_one(ask, now);
-            decisions.push(decision);
-            if ask.must_agree && !decision.is_allowed() {
+            if let Some(known) = decisions.get_mut(number) {
+                *known = decision;
+            }
+            if refuses(ask, &decision) {
                 // Somebody was faster since. What was taken goes back.
-                for (taken, decision) in asks.iter().zip(&decisions).filter(|(_, decision)| decision.is_allowed()) {
-                    debug_assert!(decision.is_allowed());
-                    self.give_back(taken, now);
+                for (taken, decision) in asks.iter().zip(&decisions).take(number) {
+                    if decision.is_allowed() {
+                        self.give_back(taken, now);
+                    }
                 }
-                return look(asks);
+                self.show(asks, &mut decisions, now);
+                break;
             }
         }
         decisions
+    }
+
+    /// Has the decisions that would have taken something say what is there, as nothing is taken.
+    fn show(&self, asks: &[Ask], decisions: &mut [Decision], now: u64) {
+        for (ask, decision) in asks.iter().zip(decisions).filter(|(_, decision)| decision.is_allowed()) {
+            *decision = self.look(&Ask { bucket: Bucket { cost: 0, ..ask.bucket }, ..*ask }, now);
+        }
     }
 
     fn take_one(&self, ask: &Ask, now: u64) -> Decision {
@@ -78,8 +92,13 @@ impl Buckets {
 
     fn give_back(&self, ask: &Ask, now: u64) {
         self.recent.update(&ask.key, |known| {
-            ((), known.map(|fill| ask.bucket.give_back(fill, now)).filter(|fill| fill.full_at > now))
+            ((), known.map(|fill| ask.bucket.give_back(fill, now)).filter(|fill| fill.full_at >= now))
         });
+    }
+
+    /// Knows nothing of a bucket any more.
+    pub fn forget(&self, key: &Key) {
+        self.recent.update(key, |_| ((), None));
     }
 
     /// Remembers what Redis said of a bucket when it was asked at `asked`. It decided then or later, so the bucket is never taken
@@ -98,7 +117,7 @@ mod tests {
 
     fn ask(number: u8, burst: u32, must_agree: bool) -> Ask {
         let rate = Rate { count: 1, period: Duration::from_secs(1), burst, cost: 1 };
-        Ask { key: Key([number; 16]), bucket: Bucket::new(&rate), must_agree }
+        Ask { rule: 0, key: Key([number; 16]), bucket: Bucket::new(&rate), must_agree }
     }
 
     #[test]
@@ -108,7 +127,7 @@ mod tests {
         assert!(buckets.take(&[wide, narrow], 0).iter().all(Decision::is_allowed));
         let refused = buckets.take(&[wide, narrow], 0);
         assert!(refused[0].is_allowed() && !refused[1].is_allowed());
-        assert_eq!(buckets.look(&wide, 0).remaining, 3, "one taken, one that the look would take");
+        assert_eq!((refused[0].remaining, refused[1].remaining), (4, 0));
     }
 
     #[test]
@@ -132,6 +151,23 @@ mod tests {
         });
         assert_eq!(allowed, 500);
         assert_eq!(buckets.look(&asks[1], 0).remaining, 499);
+    }
+
+    /// Two that need both of two buckets, of which one is nearly empty and the other is emptied and filled again meanwhile.
+    #[test]
+    fn whoever_is_refused_is_refused_whatever_comes_back_meanwhile() {
+        let buckets = Buckets::default();
+        let both = [ask(1, 1, true), ask(2, 1, true)];
+        let turned = [both[1], both[0]];
+        for _ in 0..300 {
+            both.iter().for_each(|ask| buckets.forget(&ask.key));
+            let allowed: usize = std::thread::scope(|scope| {
+                let take = |asks: [Ask; 2]| usize::from(buckets.take(&asks, 0).iter().all(Decision::is_allowed));
+                let threads: Vec<_> = [both, turned, both, turned].map(|asks| scope.spawn(move || take(asks))).into();
+                threads.into_iter().map(|thread| thread.join().unwrap()).sum()
+            });
+            assert!(allowed <= 1, "{allowed} by one token each");
+        }
     }
 
     #[test]

@@ -22,15 +22,17 @@ pub mod shared;
 pub mod verdict;
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use http::HeaderValue;
 
-use crate::config::model::{KeyPart, OnRedisDown, RateLimit};
+use crate::config::model::{OnRedisDown, RateLimit};
 use crate::observe::metrics::{LimitDecision, LimitMetrics, Metrics, RedisError};
 use crate::redis::Redis;
 use bucket::{Bucket, Decision};
-use in_flight::{InFlight, Permit};
-use key::{Asker, Key};
+use in_flight::InFlight;
+pub use in_flight::Permit;
+use key::{Asker, Key, Part};
 use local::{Ask, Buckets};
 use verdict::{Cause, Verdict};
 
@@ -55,7 +57,7 @@ pub struct Rule {
     pub name: Arc<str>,
     bucket: Option<Bucket>,
     concurrency: Option<u32>,
-    key: Vec<KeyPart>,
+    key: Vec<Part>,
     /// What the text of its keys begins with.
     prefix: Vec<u8>,
     on_redis_down: OnRedisDown,
@@ -73,11 +75,25 @@ pub enum Step {
 /// What a limit says of a request.
 #[derive(Debug, Clone, Copy)]
 enum Outcome {
+    /// Nothing yet, and nothing where another limit has refused before.
+    Unasked,
     Bucket(Decision),
-    /// Redis does not answer, and that is no reason to refuse.
+    /// As many are in flight as may be.
+    Busy,
+    /// There is no bucket, or Redis does not answer and that is no reason to refuse.
     Free,
     /// Redis does not answer, and that is.
     Unavailable,
+}
+
+impl Outcome {
+    fn refuses(self) -> bool {
+        match self {
+            Self::Bucket(decision) => !decision.is_allowed(),
+            Self::Busy | Self::Unavailable => true,
+            Self::Unasked | Self::Free => false,
+        }
+    }
 }
 
 /// A request that is not decided without Redis.
@@ -85,11 +101,10 @@ enum Outcome {
 pub struct Question {
     limits: Arc<Limits>,
     /// What is known already, by rule.
-    outcomes: Vec<Option<Outcome>>,
-    /// What is to be asked, and of which rule it is.
+    outcomes: Vec<Outcome>,
+    /// What is to be asked.
     asks: Vec<Ask>,
-    of: Vec<usize>,
-    verdict: Verdict,
+    permits: Vec<Permit>,
 }
 
 impl Limits {
@@ -103,7 +118,7 @@ impl Limits {
             name: limit.name.clone(),
             bucket: limit.rate.as_ref().map(Bucket::new),
             concurrency: limit.concurrency,
-            key: limit.key.clone(),
+            key: limit.key.iter().map(Part::new).collect(),
             prefix: key::prefix(limit),
             on_redis_down: limit.on_redis_down,
             dry_run: limit.dry_run,
@@ -115,20 +130,15 @@ impl Limits {
 
     /// Decides what can be decided at once.
     pub fn begin(self: &Arc<Self>, limiter: &Limiter, redis: Option<&Redis>, asker: &Asker<'_>) -> Step {
-        let mut verdict = Verdict::default();
-        let mut asks = Vec::with_capacity(self.rules.len());
-        let mut of = Vec::with_capacity(self.rules.len());
-        for (index, rule) in self.rules.iter().enumerate() {
-            let key = key::key(&rule.prefix, &rule.key, asker);
-            if !rule.enter(limiter, key, &mut verdict) {
-                return Step::Decided(verdict);
-            }
-            if let Some(bucket) = rule.bucket {
-                asks.push(Ask { key, bucket, must_agree: !rule.dry_run });
-                of.push(index);
-            }
+        let mut question = Question {
+            limits: self.clone(),
+            outcomes: vec![Outcome::Unasked; self.rules.len()],
+            asks: Vec::with_capacity(self.rules.len()),
+            permits: Vec::new(),
+        };
+        if !question.enter(limiter, asker) {
+            return Step::Decided(question.conclude());
         }
-        let mut question = Question { limits: self.clone(), outcomes: vec![None; self.rules.len()], asks, of, verdict };
         match redis {
             None => question.ask_locally(limiter),
             Some(_) if question.asks.is_empty() => {}
@@ -142,95 +152,95 @@ impl Limits {
         }
         Step::Decided(question.conclude())
     }
-}
 
-impl Rule {
-    /// Counts the request among those in flight. False: it is refused.
-    fn enter(&self, limiter: &Limiter, key: Key, verdict: &mut Verdict) -> bool {
-        let Some(most) = self.concurrency else { return true };
-        let (permit, is_full) = limiter.in_flight.enter(key, most, self.dry_run);
-        verdict.permits.extend(permit);
-        match (is_full, self.dry_run) {
-            (true, false) => {
-                self.metrics.record(LimitDecision::ConcurrencyRefused);
-                verdict.permits = Vec::new();
-                verdict.refuse(self.name.clone(), Cause::Concurrency, 1);
-                return false;
-            }
-            (true, true) => {
-                self.metrics.record(LimitDecision::DryRunRefused);
-                verdict.watched.get_or_insert_with(|| self.name.clone());
-            }
-            (false, _) if self.bucket.is_none() => self.metrics.record(LimitDecision::Allowed),
-            (false, _) => {}
-        }
-        true
+    fn rule(&self, index: usize) -> Option<&Rule> {
+        self.rules.get(index)
     }
 }
 
 impl Question {
+    /// Counts the request among those in flight, and notes whose buckets are to be asked. False: it is refused.
+    fn enter(&mut self, limiter: &Limiter, asker: &Asker<'_>) -> bool {
+        for (rule, (number, outcome)) in self.limits.rules.iter().zip(self.outcomes.iter_mut().enumerate()) {
+            let key = key::key(&rule.prefix, &rule.key, asker);
+            *outcome = rule.enter(limiter, key, &mut self.permits);
+            if outcome.refuses() && !rule.dry_run {
+                return false;
+            }
+            if let (Some(bucket), Outcome::Unasked) = (rule.bucket, *outcome) {
+                self.asks.push(Ask { rule: number, key, bucket, must_agree: !rule.dry_run });
+            }
+        }
+        true
+    }
+
     /// Asks Redis, for as long as a request may wait for it, and decides.
     pub async fn settle(mut self, limiter: &Limiter, redis: &Arc<Redis>) -> Verdict {
-        let (asked, since) = (limiter.buckets.now(), std::time::Instant::now());
+        let (asked, since) = (limiter.buckets.now(), Instant::now());
         let answers = shared::take(redis, &self.asks).await;
         let time = since.elapsed();
-        let (mut unanswered, mut error) = (Vec::new(), RedisError::Down);
-        for ((ask, index), answer) in self.asks.iter().zip(&self.of).zip(answers) {
-            let Some(rule) = self.limits.rules.get(*index) else { continue };
+        let (mut answered, mut unanswered) = (Vec::new(), Vec::new());
+        for (ask, answer) in std::mem::take(&mut self.asks).into_iter().zip(answers) {
+            let Some(rule) = self.limits.rule(ask.rule) else { continue };
             rule.metrics.record_redis(time);
             match answer {
                 Ok(decision) => {
                     limiter.buckets.remember(&ask.key, decision.full_in, asked);
-                    if let Some(outcome) = self.outcomes.get_mut(*index) {
-                        *outcome = Some(Outcome::Bucket(decision));
-                    }
+                    self.set(ask.rule, Outcome::Bucket(decision));
+                    answered.push((ask, decision));
                 }
                 Err(why) => {
                     tracing::debug!(limit = &*rule.name, error = %why, "a limit is decided without redis");
-                    error = why.kind;
-                    unanswered.push((*ask, *index));
+                    unanswered.push((ask, why.kind));
                 }
             }
         }
-        if !unanswered.is_empty() {
-            (self.asks, self.of) = unanswered.into_iter().unzip();
+        if let Some((_, error)) = unanswered.first() {
+            let error = *error;
+            self.asks = unanswered.into_iter().map(|(ask, _)| ask).collect();
             self.do_without(limiter, error);
         }
+        if redis.is_cluster() && self.is_refused() {
+            take_back(limiter, redis, &answered);
+        }
         self.conclude()
+    }
+
+    fn set(&mut self, rule: usize, what: Outcome) {
+        if let Some(outcome) = self.outcomes.get_mut(rule) {
+            *outcome = what;
+        }
+    }
+
+    /// Whether a limit that must agree does not.
+    fn is_refused(&self) -> bool {
+        let mut both = self.limits.rules.iter().zip(&self.outcomes);
+        both.any(|(rule, outcome)| !rule.dry_run && outcome.refuses())
     }
 
     /// Takes the tokens of what is still to be asked from the buckets of this process.
     fn ask_locally(&mut self, limiter: &Limiter) {
         let decisions = limiter.buckets.take(&self.asks, limiter.buckets.now());
-        for (index, decision) in self.of.iter().zip(decisions) {
-            if let Some(outcome) = self.outcomes.get_mut(*index) {
-                *outcome = Some(Outcome::Bucket(decision));
-            }
+        for (ask, decision) in std::mem::take(&mut self.asks).into_iter().zip(decisions) {
+            self.set(ask.rule, Outcome::Bucket(decision));
         }
     }
 
     /// Lets `on_redis_down` decide what is still to be asked.
     fn do_without(&mut self, limiter: &Limiter, error: RedisError) {
-        let (mut local, mut of_local, mut is_denied) = (Vec::new(), Vec::new(), false);
-        for (ask, index) in self.asks.iter().zip(&self.of) {
-            let Some((rule, outcome)) = self.limits.rules.get(*index).zip(self.outcomes.get_mut(*index)) else {
-                continue;
-            };
+        let mut local = Vec::new();
+        for ask in std::mem::take(&mut self.asks) {
+            let Some(rule) = self.limits.rule(ask.rule) else { continue };
             rule.metrics.record_redis_error(error);
             match rule.on_redis_down {
-                OnRedisDown::Allow => *outcome = Some(Outcome::Free),
-                OnRedisDown::Deny => {
-                    *outcome = Some(Outcome::Unavailable);
-                    is_denied |= !rule.dry_run;
-                }
-                OnRedisDown::Local => {
-                    local.push(*ask);
-                    of_local.push(*index);
-                }
+                OnRedisDown::Allow => self.set(ask.rule, Outcome::Free),
+                OnRedisDown::Deny => self.set(ask.rule, Outcome::Unavailable),
+                OnRedisDown::Local => local.push(ask),
             }
         }
-        if !is_denied {
-            (self.asks, self.of) = (local, of_local);
+        // What is refused anyway takes no tokens anywhere.
+        if !self.is_refused() {
+            self.asks = local;
             self.ask_locally(limiter);
         }
     }
@@ -238,35 +248,34 @@ impl Question {
     /// Takes out of the question the buckets that Redis has said are empty until later.
     fn leave_out_empty(&mut self, limiter: &Limiter) {
         let now = limiter.buckets.now();
-        let mut is_refused = false;
-        let mut left = (Vec::with_capacity(self.asks.len()), Vec::with_capacity(self.asks.len()));
-        for (ask, index) in self.asks.iter().zip(&self.of) {
-            let decision = limiter.buckets.look(ask, now);
+        let mut left = Vec::with_capacity(self.asks.len());
+        for ask in std::mem::take(&mut self.asks) {
+            let decision = limiter.buckets.look(&ask, now);
             if decision.is_allowed() {
-                left.0.push(*ask);
-                left.1.push(*index);
-            } else if let Some((rule, outcome)) = self.limits.rules.get(*index).zip(self.outcomes.get_mut(*index)) {
+                left.push(ask);
+            } else if let Some(rule) = self.limits.rule(ask.rule) {
                 rule.metrics.record_known_empty();
-                *outcome = Some(Outcome::Bucket(decision));
-                is_refused |= ask.must_agree;
+                self.set(ask.rule, Outcome::Bucket(decision));
             }
         }
-        // What is refused anyway takes no tokens anywhere.
-        (self.asks, self.of) = if is_refused { (Vec::new(), Vec::new()) } else { left };
+        if !self.is_refused() {
+            self.asks = left;
+        }
     }
 
     /// Puts together what the limits have said.
     fn conclude(self) -> Verdict {
-        let Self { limits, outcomes, mut verdict, .. } = self;
-        for (rule, outcome) in limits.rules.iter().zip(&outcomes) {
-            rule.judge(outcome.as_ref(), &mut verdict);
+        let Self { limits, outcomes, permits, .. } = self;
+        let mut verdict = Verdict::default();
+        let both = || limits.rules.iter().zip(&outcomes);
+        for (rule, outcome) in both().filter(|(rule, outcome)| !rule.dry_run && outcome.refuses()) {
+            rule.refuse(*outcome, &mut verdict);
         }
         if verdict.refusal.is_none() {
-            for (rule, outcome) in limits.rules.iter().zip(&outcomes).filter(|(_, outcome)| outcome.is_some()) {
-                rule.count_passed(outcome.as_ref(), &mut verdict);
+            for (rule, outcome) in both() {
+                rule.count_passed(*outcome, &mut verdict);
             }
-        } else {
-            verdict.permits = Vec::new();
+            verdict.permits = permits;
         }
         verdict.fields = verdict::state(&limits.rules, &outcomes).zip(limits.policy.clone());
         verdict
@@ -274,32 +283,31 @@ impl Question {
 }
 
 impl Rule {
-    /// Refuses the request, if that is what this limit has said.
-    fn judge(&self, outcome: Option<&Outcome>, verdict: &mut Verdict) {
-        if self.dry_run {
-            return;
-        }
-        match outcome {
-            Some(Outcome::Bucket(decision)) if !decision.is_allowed() => {
-                self.metrics.record(LimitDecision::Refused);
-                verdict.refuse(self.name.clone(), Cause::Rate, verdict::seconds(decision.wait));
+    /// Counts the request among those in flight, if there is room.
+    fn enter(&self, limiter: &Limiter, key: Key, permits: &mut Vec<Permit>) -> Outcome {
+        if let Some(most) = self.concurrency {
+            let (permit, is_full) = limiter.in_flight.enter(key, most, self.dry_run);
+            permits.extend(permit);
+            if is_full {
+                return Outcome::Busy;
             }
-            Some(Outcome::Unavailable) => {
-                self.metrics.record(LimitDecision::Unavailable);
-                verdict.refuse(self.name.clone(), Cause::Unavailable, 1);
-            }
-            _ => {}
         }
+        if self.bucket.is_some() { Outcome::Unasked } else { Outcome::Free }
+    }
+
+    fn refuse(&self, outcome: Outcome, verdict: &mut Verdict) {
+        let (cause, counted, retry_after) = match outcome {
+            Outcome::Bucket(decision) => (Cause::Rate, LimitDecision::Refused, verdict::seconds(decision.wait)),
+            Outcome::Busy => (Cause::Concurrency, LimitDecision::ConcurrencyRefused, 1),
+            _ => (Cause::Unavailable, LimitDecision::Unavailable, 1),
+        };
+        self.metrics.record(counted);
+        verdict.refuse(self.name.clone(), cause, retry_after);
     }
 
     /// Counts a request that no limit refuses.
-    fn count_passed(&self, outcome: Option<&Outcome>, verdict: &mut Verdict) {
-        let would_refuse = match outcome {
-            Some(Outcome::Bucket(decision)) => !decision.is_allowed(),
-            Some(Outcome::Unavailable) => true,
-            _ => false,
-        };
-        if would_refuse {
+    fn count_passed(&self, outcome: Outcome, verdict: &mut Verdict) {
+        if outcome.refuses() {
             self.metrics.record(LimitDecision::DryRunRefused);
             verdict.watched.get_or_insert_with(|| self.name.clone());
         } else {
@@ -308,5 +316,11 @@ impl Rule {
     }
 }
 
-/// Until the verdict is dropped the request counts as in flight.
-type Permits = Vec<Permit>;
+/// Gives back what the nodes of a cluster have given, one without knowing of the other.
+fn take_back(limiter: &Limiter, redis: &Arc<Redis>, answered: &[(Ask, Decision)]) {
+    let taken = answered.iter().filter(|(_, decision)| decision.is_allowed()).map(|(ask, _)| *ask);
+    let taken: Vec<Ask> = taken.collect();
+    // How full they will be is not known: they are asked for again.
+    taken.iter().for_each(|ask| limiter.buckets.forget(&ask.key));
+    shared::give_back(redis, taken);
+}

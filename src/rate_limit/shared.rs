@@ -16,40 +16,45 @@ pub const SCRIPT: &str = include_str!("token_bucket.lua");
 static TOKEN_BUCKET: LazyLock<Script> = LazyLock::new(|| Script::new(SCRIPT));
 
 /// Takes the tokens of a request: of all buckets, or of none if one that must agree has too few. One round trip. In a cluster, where
-/// every bucket may be on another node, each is asked for itself at the same time, and what was taken in vain goes back.
+/// every bucket may be on another node, each is asked for itself at the same time: what was taken in vain is for [`give_back`].
 ///
 /// What comes back is as long as `asks`.
-pub async fn take(redis: &Arc<Redis>, asks: &[Ask]) -> Vec<Result<Decision, Unanswered>> {
-    if asks.len() == 1 || !redis.is_cluster() {
-        return match together(redis, asks).await {
-            Ok(decisions) => decisions.into_iter().map(Ok).collect(),
-            Err(why) => asks.iter().map(|_| Err(why.clone())).collect(),
-        };
-    }
-    let each = asks.iter().map(|ask| async move {
-        let mut decisions = together(redis, std::slice::from_ref(ask)).await?;
-        decisions.pop().ok_or_else(|| redis.distrust("an empty answer".to_owned()))
-    });
-    let answers: Vec<Result<Decision, Unanswered>> = join_all(each).await;
-    let is_taken = |answer: &Result<Decision, Unanswered>| answer.as_ref().is_ok_and(Decision::is_allowed);
-    let is_refused =
-        |answer: &Result<Decision, Unanswered>| answer.as_ref().is_ok_and(|decision| !decision.is_allowed());
-    if asks.iter().zip(&answers).any(|(ask, answer)| ask.must_agree && is_refused(answer)) {
-        let taken: Vec<Ask> =
-            asks.iter().zip(&answers).filter(|(_, answer)| is_taken(answer)).map(|(ask, _)| *ask).collect();
-        let redis = redis.clone();
-        tokio::spawn(async move {
-            for ask in taken {
-                let _ = redis.run(&TOKEN_BUCKET, |command| write(command, &[ask], true)).await;
-            }
+pub async fn take(redis: &Redis, asks: &[Ask]) -> Vec<Result<Decision, Unanswered>> {
+    if asks.len() > 1 && redis.is_cluster() {
+        let each = asks.iter().map(|ask| async move {
+            let [decision] = together(redis, &[*ask]).await?;
+            Ok(decision)
         });
+        return join_all(each).await;
     }
-    answers
+    let decisions = redis.run(&TOKEN_BUCKET, |command| write(command, asks, false), |answer| read(answer, asks)).await;
+    match decisions {
+        Ok(decisions) => decisions.into_iter().map(Ok).collect(),
+        Err(why) => asks.iter().map(|_| Err(why.clone())).collect(),
+    }
 }
 
-async fn together(redis: &Arc<Redis>, asks: &[Ask]) -> Result<Vec<Decision>, Unanswered> {
-    let answer = redis.run(&TOKEN_BUCKET, |command| write(command, asks, false)).await?;
-    read(&answer, asks).ok_or_else(|| redis.distrust(format!("{answer:?} to a limit").chars().take(200).collect()))
+async fn together(redis: &Redis, asks: &[Ask; 1]) -> Result<[Decision; 1], Unanswered> {
+    let read = |answer: &Value| <[Decision; 1]>::try_from(read(answer, asks)?).ok();
+    redis.run(&TOKEN_BUCKET, |command| write(command, asks, false), read).await
+}
+
+/// Gives tokens back, a moment later.
+pub fn give_back(redis: &Arc<Redis>, taken: Vec<Ask>) {
+    if taken.is_empty() {
+        return;
+    }
+    let redis = redis.clone();
+    tokio::spawn(async move {
+        for ask in taken {
+            let asks = [ask];
+            let given =
+                redis.run(&TOKEN_BUCKET, |command| write(command, &asks, true), |answer| read(answer, &asks)).await;
+            if let Err(error) = given {
+                tracing::debug!(%error, "tokens were not given back");
+            }
+        }
+    });
 }
 
 /// What the script is to know. With `back` the tokens are given, not taken.
@@ -103,7 +108,7 @@ mod tests {
     #[test]
     fn nonsense_is_no_answer() {
         let rate = Rate { count: 10, period: Duration::from_secs(1), burst: 10, cost: 1 };
-        let ask = Ask { key: Key([0; 16]), bucket: Bucket::new(&rate), must_agree: true };
+        let ask = Ask { rule: 0, key: Key([0; 16]), bucket: Bucket::new(&rate), must_agree: true };
         let ints = |list: &[i64]| Value::Array(list.iter().map(|int| Value::Int(*int)).collect());
         let good = read(&ints(&[0, 9, 100_000]), &[ask]).unwrap();
         assert_eq!((good[0].remaining, good[0].full_in), (9, Duration::from_millis(100)));

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use http::HeaderValue;
 
-use super::{Outcome, Permits, Rule};
+use super::{Outcome, Permit, Rule};
 
 /// What the limits of a route say of a request.
 #[derive(Debug, Default)]
@@ -18,8 +18,8 @@ pub struct Verdict {
     pub watched: Option<Arc<str>>,
     /// `RateLimit` and `RateLimit-Policy`.
     pub fields: Option<(HeaderValue, HeaderValue)>,
-    /// What counts the request among those in flight.
-    pub(super) permits: Permits,
+    /// What counts the request among those in flight, until dropped.
+    pub permits: Vec<Permit>,
 }
 
 /// Why a request is refused.
@@ -72,10 +72,10 @@ pub(super) fn policy(rules: &[Rule]) -> Option<HeaderValue> {
 }
 
 /// `RateLimit`: what is left, and in how many seconds all of it will be there again.
-pub(super) fn state(rules: &[Rule], outcomes: &[Option<Outcome>]) -> Option<HeaderValue> {
+pub(super) fn state(rules: &[Rule], outcomes: &[Outcome]) -> Option<HeaderValue> {
     let mut text = String::new();
     for (rule, outcome) in rules.iter().zip(outcomes).filter(|(rule, _)| !rule.dry_run) {
-        let (Some(Outcome::Bucket(decision)), Some(bucket)) = (outcome, rule.bucket) else { continue };
+        let (Outcome::Bucket(decision), Some(bucket)) = (outcome, rule.bucket) else { continue };
         begin(&mut text, &rule.name);
         let mut number = itoa::Buffer::new();
         text.push_str(";r=");
@@ -125,11 +125,11 @@ mod tests {
         assert_eq!(policy(&limits.rules).unwrap(), r#""a \"b\\";q=100;w=60, "dear";q=10;w=30"#);
         let bucket = |remaining, full_in| {
             let full_in = Duration::from_millis(full_in);
-            Some(Outcome::Bucket(Decision { wait: Duration::ZERO, remaining, full_in }))
+            Outcome::Bucket(Decision { wait: Duration::ZERO, remaining, full_in })
         };
         let outcomes = [bucket(99, 600), bucket(0, 600), bucket(9, 24_000)];
         assert_eq!(state(&limits.rules, &outcomes).unwrap(), r#""a \"b\\";r=99;t=1, "dear";r=1;t=24"#);
-        assert_eq!(state(&limits.rules, &[None, None, Some(Outcome::Free)]), None);
+        assert_eq!(state(&limits.rules, &[Outcome::Unasked, Outcome::Busy, Outcome::Free]), None);
         assert!(Limits::build(&[], &metrics).is_none());
         assert_eq!(policy(&Limits::build(&list[1..2], &metrics).unwrap().rules), None);
     }

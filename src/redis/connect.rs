@@ -19,6 +19,8 @@ use crate::config::model::{Redis, RedisKind, RedisNode, Secret};
 
 /// How long a connection may take to be made. No request waits for it.
 const CONNECT: Duration = Duration::from_secs(1);
+/// The same with all that belongs to it: names, logging in, Sentinels one after the other.
+const WHOLE: Duration = Duration::from_secs(5);
 /// Commands that wait to be written, at most; further ones wait for room, within their own time.
 const WAITING: usize = 1024;
 
@@ -48,11 +50,11 @@ impl Link {
     }
 }
 
-/// The authorities of `redis.ca`; none where it is not written.
+/// Reads the authorities of `redis.ca`; none where it is not written. Blocks.
 ///
 /// # Errors
 /// One sentence that names the key.
-pub fn certificates(config: &Redis) -> Result<Option<TlsCertificates>, String> {
+pub fn authorities(config: &Redis) -> Result<Option<Vec<u8>>, String> {
     let Some(file) = &config.ca else { return Ok(None) };
     let pem = fs::read(file).map_err(|error| format!("redis.ca: cannot read {}: {error}", file.display()))?;
     let unusable = |error: &dyn std::fmt::Display| {
@@ -63,25 +65,34 @@ pub fn certificates(config: &Redis) -> Result<Option<TlsCertificates>, String> {
     if list.is_empty() {
         return Err(unusable(&"it has none"));
     }
-    let certificates = TlsCertificates { client_tls: None, root_cert: Some(pem) };
     let nowhere = ConnectionAddr::TcpTls { host: "localhost".into(), port: 1, insecure: false, tls_params: None };
     nowhere
         .into_connection_info()
-        .and_then(|info| Client::build_with_tls(info, certificates.clone()))
+        .and_then(|info| Client::build_with_tls(info, of_authorities(pem.clone())))
         .map_err(|error| unusable(&error))?;
-    Ok(Some(certificates))
+    Ok(Some(pem))
 }
 
-/// Makes sure that what `[redis]` names can be used, without connecting. Blocks.
-///
-/// # Errors
-/// One sentence that names the key.
-pub fn check(config: &Redis) -> Result<(), String> {
-    certificates(config).map(drop)
+fn of_authorities(pem: Vec<u8>) -> TlsCertificates {
+    TlsCertificates { client_tls: None, root_cert: Some(pem) }
+}
+
+/// Connects, on a thread where that may take its time: for each connection with TLS the crate reads this system's authorities, a
+/// hundred files and more (redis 1.8.1, `connection.rs:1246`).
+pub async fn connect_aside(config: Redis, authorities: Option<Vec<u8>>) -> RedisResult<Link> {
+    let runtime = tokio::runtime::Handle::current();
+    let connecting = tokio::task::spawn_blocking(move || {
+        runtime.block_on(async move {
+            let late = || Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into());
+            let certificates = authorities.map(of_authorities);
+            tokio::time::timeout(WHOLE, connect(&config, certificates.as_ref())).await.unwrap_or_else(|_| late())
+        })
+    });
+    connecting.await.unwrap_or_else(|error| Err(std::io::Error::other(error).into()))
 }
 
 /// Connects, logs in, and makes sure that it is a master where Sentinels were asked.
-pub async fn connect(config: &Redis, certificates: Option<&TlsCertificates>) -> RedisResult<Link> {
+async fn connect(config: &Redis, certificates: Option<&TlsCertificates>) -> RedisResult<Link> {
     let options = AsyncConnectionConfig::new()
         .set_connection_timeout(Some(CONNECT))
         // Requests have their own, shorter time; this frees what is kept of them.

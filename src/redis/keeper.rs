@@ -1,12 +1,13 @@
 //! The task that keeps one connection: makes it, proves it, watches it, and makes another.
 
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use redis::{TlsCertificates, Value};
+use redis::Value;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::connect::{Link, connect};
+use super::connect::{Link, connect_aside};
 use super::{Core, Script, Unanswered, unanswered};
 use crate::observe::metrics::RedisError as Kind;
 
@@ -16,23 +17,23 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 const SUSPICIOUS: Duration = Duration::from_millis(200);
 /// Between two tries to connect, at first and at last.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LAST_PAUSE: Duration = Duration::from_secs(2);
+const LAST_PAUSE: Duration = Duration::from_secs(1);
 /// A connection that was good for less is no reason to believe in the next at once.
 const SETTLED: Duration = Duration::from_secs(10);
-/// The whole of a try: names, connections, logging in, Sentinels one after the other.
-const TRY: Duration = Duration::from_secs(5);
+/// The longest that a proof may take, whatever requests have.
+const PROOF: Duration = Duration::from_secs(2);
 
 /// What limits do, in small: a script that writes. A Redis that is full, read-only or forbids it fails this as it would fail them.
 static PROBE: LazyLock<Script> =
     LazyLock::new(|| Script::new("return redis.call('SET', KEYS[1], redis.call('TIME')[1], 'PX', 60000)"));
 
 /// Runs for as long as the Redis is configured.
-pub(super) async fn keep(core: Arc<Core>, certificates: Option<TlsCertificates>) {
+pub(super) async fn keep(core: Arc<Core>) {
     let mut pause = Duration::ZERO;
     let mut told = false;
     loop {
         sleep(pause).await;
-        match establish(&core, certificates.as_ref()).await {
+        match establish(&core).await {
             Ok(link) => {
                 let since = Instant::now();
                 core.breaker.succeeded();
@@ -60,17 +61,15 @@ pub(super) async fn keep(core: Arc<Core>, certificates: Option<TlsCertificates>)
 }
 
 /// A connection over which an answer has come in time.
-async fn establish(core: &Core, certificates: Option<&TlsCertificates>) -> Result<Arc<Link>, Unanswered> {
-    let late = |what: &str| Unanswered { kind: Kind::Timeout, detail: what.to_owned() };
-    let connected = timeout(TRY, connect(&core.config, certificates)).await;
-    let link = connected.map_err(|_| late("no connection"))?.map_err(|error| unanswered(&error))?;
-    let proof = timeout(core.config.timeout, super::evaluate(&link, &PROBE, probe)).await;
-    match proof.map_err(|_| late("no answer in time on a new connection"))?.map_err(|error| unanswered(&error))? {
-        Value::Okay => Ok(Arc::new(link)),
-        other => Err(Unanswered {
-            kind: Kind::Nonsense,
-            detail: format!("{other:?} to a probe").chars().take(100).collect(),
-        }),
+async fn establish(core: &Core) -> Result<Arc<Link>, Unanswered> {
+    let connected = connect_aside(core.config.clone(), core.authorities.clone()).await;
+    let link = connected.map_err(|error| unanswered(&error))?;
+    let proof = timeout(core.config.timeout.min(PROOF), super::evaluate(&link, &PROBE, probe)).await;
+    let late = |_| Unanswered { kind: Kind::Timeout, detail: "no answer in time on a new connection".to_owned() };
+    let answer = proof.map_err(late)?.map_err(|error| unanswered(&error))?;
+    match is_proof(&answer) {
+        Some(()) => Ok(Arc::new(link)),
+        None => Err(Unanswered { kind: Kind::Nonsense, detail: format!("{answer:?}").chars().take(200).collect() }),
     }
 }
 
@@ -82,13 +81,20 @@ async fn watch(core: &Arc<Core>, link: &Arc<Link>) {
             () = core.tripped.notified() => return,
             () = sleep(interval) => {}
         }
-        interval = match core.run(link, &PROBE, probe).await {
-            Ok(_) => HEARTBEAT,
+        interval = match core.run(link, &PROBE, probe, is_proof).await {
+            Ok(()) => HEARTBEAT,
             Err(_) => SUSPICIOUS,
         };
     }
 }
 
+fn is_proof(answer: &Value) -> Option<()> {
+    matches!(answer, Value::Okay).then_some(())
+}
+
+/// Another key each time: in a cluster they are on all nodes.
 fn probe(command: &mut redis::Cmd) {
-    command.arg(1).arg("propylon:probe");
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let number = NUMBER.fetch_add(1, Relaxed) % 64;
+    command.arg(1).arg(format!("propylon:probe:{number}"));
 }

@@ -24,7 +24,7 @@ use crate::config::model;
 use crate::observe::metrics::{RedisError as Kind, RedisMetrics};
 use breaker::Breaker;
 use connect::Link;
-pub use connect::check;
+pub use connect::authorities;
 
 /// How long a configuration that comes into force waits for its first connection.
 const FIRST_CONNECTION: Duration = Duration::from_secs(1);
@@ -40,6 +40,8 @@ pub struct Redis {
 #[derive(Debug)]
 struct Core {
     config: model::Redis,
+    /// PEM; none: those this system trusts.
+    authorities: Option<Vec<u8>>,
     /// The connection in use; none while Redis is not asked.
     link: ArcSwapOption<Link>,
     breaker: Breaker,
@@ -80,23 +82,22 @@ impl fmt::Display for Unanswered {
 impl Redis {
     /// Begins to keep a connection, and waits a moment for it. A Redis that is not there is no error: it is looked for.
     ///
-    /// # Errors
-    /// `redis.ca` cannot be used.
-    pub async fn start(config: model::Redis) -> Result<Arc<Self>, String> {
-        let certificates = connect::certificates(&config)?;
+    /// `authorities` is what [`authorities`] has read.
+    pub async fn start(config: model::Redis, authorities: Option<Vec<u8>>) -> Arc<Self> {
         let core = Arc::new(Core {
             breaker: Breaker::new(&config.url.kind),
             config,
+            authorities,
             link: ArcSwapOption::empty(),
             tripped: Notify::new(),
             tried: Notify::new(),
             metrics: Arc::default(),
         });
         let tried = core.tried.notified();
-        let keeper = tokio::spawn(keeper::keep(core.clone(), certificates)).abort_handle();
+        let keeper = tokio::spawn(keeper::keep(core.clone())).abort_handle();
         let redis = Arc::new(Self { core: core.clone(), keeper });
         let _ = tokio::time::timeout(FIRST_CONNECTION, tried).await;
-        Ok(redis)
+        redis
     }
 
     /// What is shown of it.
@@ -109,6 +110,12 @@ impl Redis {
     #[must_use]
     pub fn config(&self) -> &model::Redis {
         &self.core.config
+    }
+
+    /// Whether it was made of just this.
+    #[must_use]
+    pub fn is_of(&self, config: &model::Redis, authorities: Option<&Vec<u8>>) -> bool {
+        self.core.config == *config && self.core.authorities.as_ref() == authorities
     }
 
     /// Whether it is asked at the moment.
@@ -124,25 +131,27 @@ impl Redis {
     }
 
     /// Runs a script: one round trip, or two where this Redis does not know it yet. `fill` adds the number of keys, the keys
-    /// and the arguments.
+    /// and the arguments; `read` takes the answer in, and gives none where no such script answers so: then whoever is at the
+    /// other end is not asked on.
     ///
     /// # Errors
     /// Why there is no answer; within `timeout`, whatever happens.
-    pub async fn run(&self, script: &Script, fill: impl Fn(&mut Cmd) + Send) -> Result<Value, Unanswered> {
+    pub async fn run<T>(
+        &self,
+        script: &Script,
+        fill: impl Fn(&mut Cmd) + Send,
+        read: impl FnOnce(&Value) -> Option<T> + Send,
+    ) -> Result<T, Unanswered> {
         let Some(link) = self.core.link.load_full() else {
             return Err(Unanswered { kind: Kind::Down, detail: "it has not answered before".to_owned() });
         };
-        self.core.run(&link, script, fill).await
+        self.core.run(&link, script, fill, read).await
     }
 
-    /// Says that an answer was none that the script gives: whoever is at the other end is not to be asked on.
-    #[must_use]
-    pub fn distrust(&self, detail: String) -> Unanswered {
-        let unanswered = Unanswered { kind: Kind::Nonsense, detail };
-        if let Some(link) = self.core.link.load_full() {
-            self.core.trip(&link, &unanswered);
-        }
-        unanswered
+    /// Asks nobody any more: another configuration is in force, and who still lives by this one needs no Redis.
+    pub fn stop(&self) {
+        self.keeper.abort();
+        self.core.link.store(None);
     }
 }
 
@@ -153,18 +162,21 @@ impl Drop for Redis {
 }
 
 impl Core {
-    async fn run(
+    async fn run<T>(
         self: &Arc<Self>,
         link: &Arc<Link>,
         script: &Script,
         fill: impl Fn(&mut Cmd) + Send,
-    ) -> Result<Value, Unanswered> {
-        let answer = tokio::time::timeout(self.config.timeout, evaluate(link, script, fill)).await;
-        let unanswered = match answer {
-            Ok(Ok(value)) => {
-                self.breaker.succeeded();
-                return Ok(value);
-            }
+        read: impl FnOnce(&Value) -> Option<T> + Send,
+    ) -> Result<T, Unanswered> {
+        let unanswered = match tokio::time::timeout(self.config.timeout, evaluate(link, script, fill)).await {
+            Ok(Ok(value)) => match read(&value) {
+                Some(answer) => {
+                    self.breaker.succeeded();
+                    return Ok(answer);
+                }
+                None => Unanswered { kind: Kind::Nonsense, detail: format!("{value:?}").chars().take(200).collect() },
+            },
             Ok(Err(error)) => unanswered(&error),
             Err(_) => {
                 let detail = format!("no answer within {} ms", self.config.timeout.as_millis());

@@ -144,7 +144,7 @@ pub fn check_tls(config: &Config) -> Result<Vec<String>, String> {
 /// # Errors
 /// One sentence that names the key.
 pub fn check_redis(config: &Config) -> Result<(), String> {
-    config.redis.as_ref().map_or(Ok(()), redis::check)
+    config.redis.as_ref().map_or(Ok(()), |redis| redis::authorities(redis).map(drop))
 }
 
 /// The spool's limits, once its directory was found usable.

@@ -125,7 +125,7 @@ impl Reloader {
             .await;
         admin.apply(&new.config.admin.listen, admin_bound, engine).await;
         new.start();
-        old.retire();
+        old.retire(&new);
         self.engine.shared.connections.limit_changed();
 
         for warning in &warnings {

@@ -14,7 +14,7 @@ pub use shared::{Conversation, Shared, Tunnel};
 use crate::config::model::{Config, ListenAddr, Listener, Protocol, Route};
 use crate::observe::metrics::RouteMetrics;
 use crate::rate_limit::Limits;
-use crate::redis::Redis;
+use crate::redis::{self, Redis};
 use crate::route::host::AllowedHosts;
 use crate::route::table::Table;
 use crate::tls::client::ClientTls;
@@ -101,8 +101,12 @@ impl Snapshot {
         self.upstreams.iter().for_each(|upstream| upstream.start(&self.resolver));
     }
 
-    /// Stops them again; requests that still hold this snapshot end as they would.
-    pub fn retire(&self) {
+    /// Stops them again, but for what `next` goes on with; requests that still hold this snapshot end as they would.
+    pub fn retire(&self, next: &Self) {
+        let goes_on = |redis: &&Arc<Redis>| next.redis.as_ref().is_some_and(|next| Arc::ptr_eq(next, redis));
+        if let Some(redis) = self.redis.as_ref().filter(|redis| !goes_on(redis)) {
+            redis.stop();
+        }
         self.upstreams.iter().for_each(|upstream| upstream.retire());
     }
 
@@ -119,14 +123,17 @@ impl Snapshot {
     }
 }
 
-/// The Redis of the configuration: the one that is there already, if it is the same.
+/// The Redis of the configuration: the one that is there already, if nothing about it is new.
 async fn connect_redis(config: &Config, previous: Option<&Snapshot>) -> Result<Option<Arc<Redis>>, String> {
-    let Some(wanted) = &config.redis else { return Ok(None) };
-    if let Some(there) = previous.and_then(|previous| previous.redis.as_ref()).filter(|there| there.config() == wanted)
-    {
+    let Some(wanted) = config.redis.clone() else { return Ok(None) };
+    let reading = wanted.clone();
+    let read = tokio::task::spawn_blocking(move || redis::authorities(&reading)).await;
+    let authorities = read.map_err(|error| error.to_string())??;
+    let there = previous.and_then(|previous| previous.redis.as_ref());
+    if let Some(there) = there.filter(|there| there.is_of(&wanted, authorities.as_ref())) {
         return Ok(Some(there.clone()));
     }
-    Redis::start(wanted.clone()).await.map(Some)
+    Ok(Some(Redis::start(wanted, authorities).await))
 }
 
 type FromFiles = (Option<Arc<ServerTls>>, Vec<Option<Arc<ClientTls>>>, Vec<Watched>);

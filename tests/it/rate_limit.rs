@@ -2,7 +2,8 @@
 
 use crate::harness::http2::Http2;
 use crate::harness::tls::Authority;
-use crate::harness::{Gate, Gateway, GatewayBuilder, Origin, Response};
+use crate::harness::websocket::{self, WebSocket};
+use crate::harness::{Gate, Gateway, GatewayBuilder, Origin, Response, eventually, rounds};
 
 /// One route with `{limit}` before an app; nothing comes back to a bucket while a test runs.
 const GATEWAY: &str = r#"
@@ -83,7 +84,7 @@ fn a_bucket_fills_again() {
     let origin = Origin::echo_head();
     let gateway = gateway(&origin, r#"{ rate = "20/s", burst = 1 }"#).start();
     gateway.get("/").expect(200);
-    crate::harness::eventually("a token has come in", || (gateway.get("/").status == 200).then_some(()));
+    eventually("a token has come in", || (gateway.get("/").status == 200).then_some(()));
 }
 
 #[test]
@@ -236,12 +237,82 @@ fn so_many_requests_of_a_client_at_once() {
     gate.open();
     busy.iter_mut().for_each(|client| drop(client.response().expect(200)));
     other.response().expect(200);
-    // A place is free again once its request has its line in the log.
-    gateway.access_log(4);
     get(&gateway, &from("192.0.2.1")).expect(200);
     let metrics = gateway.metrics();
     let refused = [("limit", "app"), ("decision", "concurrency_refused")];
     assert_eq!(metrics.value("propylon_rate_limit_decisions_total", &refused), Some(1.0));
+}
+
+#[test]
+fn whoever_has_read_an_answer_may_ask_again_at_once() {
+    let origin = Origin::echo_head();
+    let chunked = Origin::fixed("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\n\r\n");
+    let toml = r#"
+        [server]
+        listen = ["127.0.0.1:0"]
+        [admin]
+        listen = ["127.0.0.1:0"]
+        [upstreams.app]
+        endpoints = ["{origin}"]
+        [upstreams.chunked]
+        endpoints = ["{chunked}"]
+        [[routes]]
+        upstream = "app"
+        rate_limit = { concurrency = 1 }
+        [[routes]]
+        path = "/chunked"
+        upstream = "chunked"
+        rate_limit = { concurrency = 1 }
+        [[routes]]
+        path = "/here"
+        respond = { body = "here" }
+        rate_limit = { concurrency = 1 }
+        [[routes]]
+        path = "/empty"
+        respond = { status = 204 }
+        rate_limit = { concurrency = 1 }
+    "#;
+    let gateway = Gateway::with(toml).set("origin", origin.address()).set("chunked", chunked.address()).start();
+    for number in 0..rounds(150, 3000) {
+        for (target, status) in [("/", 200), ("/chunked", 200), ("/here", 200), ("/empty", 204)] {
+            assert_eq!(gateway.get(target).status, status, "{target}, {number}");
+        }
+    }
+}
+
+#[test]
+fn a_place_comes_back_from_clients_that_leave_and_is_kept_by_those_who_stay() {
+    let gate = Gate::new();
+    let held = gate.clone();
+    let origin = Origin::start(move |connection| {
+        while let Some(request) = connection.read_request() {
+            if request.field("upgrade").is_some() {
+                connection.write(websocket::agreement());
+                connection.read_rest();
+                return;
+            }
+            if request.target == "/wait" {
+                held.wait();
+            }
+            connection.answer(200, "done");
+        }
+    });
+    let gateway = gateway(&origin, "{ concurrency = 1 }").start();
+    for _ in 0..5 {
+        let mut client = gateway.connect();
+        let seen = origin.requests().len();
+        client.send_request("GET", "/wait", &[], "");
+        origin.wait_for_requests(seen + 1);
+        assert_eq!(gateway.get("/").status, 429);
+        client.reset();
+        eventually("the place of a client that left is free", || (gateway.get("/").status == 200).then_some(()));
+    }
+    gate.open();
+    // A WebSocket is under way until it is closed.
+    let socket = WebSocket::open(gateway.connect(), "/");
+    assert_eq!(gateway.get("/").status, 429);
+    drop(socket);
+    eventually("the place of a WebSocket that is closed is free", || (gateway.get("/").status == 200).then_some(()));
 }
 
 #[test]

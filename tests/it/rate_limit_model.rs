@@ -43,13 +43,17 @@ impl Model {
     }
 }
 
+/// Usual ones, and ones as large as can be counted.
 fn rates() -> impl Strategy<Value = Rate> {
-    (1_u32..2000, 1_u64..100_000, 1_u32..300, 1_u32..5).prop_map(|(count, seconds, burst, cost)| Rate {
-        count,
-        period: Duration::from_secs(seconds),
-        burst,
-        cost: cost.min(burst),
-    })
+    let rate = |(count, seconds, burst, cost): (u32, u64, u32, u32)| {
+        let rate = Rate { count, period: Duration::from_secs(seconds), burst: 1, cost: 1 };
+        let most = u32::try_from(Rate::TICKS_MAX / rate.ticks()).unwrap_or(u32::MAX);
+        let burst = burst.min(most);
+        Rate { burst, cost: cost.min(burst), ..rate }
+    };
+    let usual = (1_u32..2000, 1_u64..100_000, 1_u32..300, 1_u32..5);
+    let large = (1_u32..=1_000_000_000, 1_u64..=31 * 86_400, Just(1_000_000_000_u32), 1_u32..=1_000_000_000);
+    prop_oneof![usual, large].prop_map(rate)
 }
 
 #[test]

@@ -53,7 +53,7 @@ section! {
         ///
         /// Example: `"redis://127.0.0.1:6379/0"`
         url: RedisUrl = required,
-        /// How long a request waits for its answer; then the limit's `on_redis_down` decides.
+        /// How long a request waits for its answer, 5 s at most; then the limit's `on_redis_down` decides.
         timeout: Timeout = r#""20ms""#,
         /// PEM: the authorities that sign its certificate, with `rediss://`. Default: those the system trusts. Relative to the
         /// configuration file.

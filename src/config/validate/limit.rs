@@ -14,6 +14,9 @@ use super::super::value::{COUNT_MAX, LimitRate};
 use super::super::walk::quoted;
 use super::{given, tls};
 
+/// Longest time a request may be told to wait for Redis.
+const LONGEST_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// Where the limits of a route and their names stand in the file.
 pub(super) struct Written(Vec<(Place, Option<Place>)>);
 
@@ -106,10 +109,13 @@ fn build_key(key: Option<At<OneOrMany<KeyPart>>>, report: &mut Report) -> Vec<Ke
 pub(super) fn name(routes: &mut [Route], written: &[Written], report: &mut Report) {
     let mut named: HashMap<Arc<str>, (RateLimit, &Place)> = HashMap::new();
     for (route, places) in routes.iter().zip(written) {
-        for (limit, (place, name)) in route.rate_limits.iter().zip(&places.0) {
-            if name.is_none() {
+        let mut here: Vec<(&Arc<str>, &Place)> = Vec::new();
+        for (limit, (place, _)) in route.rate_limits.iter().zip(&places.0).filter(|(_, (_, name))| name.is_some()) {
+            if let Some((_, at)) = here.iter().find(|(name, _)| **name == limit.name) {
+                report.problem(place, format!("is on this route already: {at} has the same name"));
                 continue;
             }
+            here.push((&limit.name, place));
             match named.get(&limit.name) {
                 Some((first, at)) => check_agreement(first, at, limit, place, report),
                 None => drop(named.insert(limit.name.clone(), (limit.clone(), place))),
@@ -163,6 +169,14 @@ pub(super) fn redis(redis: At<raw::Redis>, base: &Path, report: &mut Report) -> 
     }
     if let (Some(at), None) = (&raw.sentinel_username, &raw.sentinel_password) {
         report.problem(&at.place, "a user needs a password; expected `sentinel_password` beside it");
+    }
+    if let Some(timeout) = raw.timeout.as_ref().filter(|timeout| timeout.value.0 > LONGEST_TIMEOUT) {
+        report.problem(&timeout.place, "requests wait for it; expected at most 5s");
+    }
+    if let (RedisKind::Cluster(nodes) | RedisKind::Sentinel { nodes, .. }, Some(at)) = (&url.kind, &raw.url)
+        && nodes.iter().enumerate().any(|(index, node)| nodes.iter().take(index).any(|earlier| earlier == node))
+    {
+        report.problem(&at.place, "names a host twice");
     }
     Redis {
         url,

@@ -16,11 +16,13 @@ impl Text for RedisUrl {
                                     \"redis+sentinel://a:26379,b:26379/mymaster\", \"redis+cluster://a:6379,b:6379\" or \
                                     \"unix:///run/redis.sock\"";
 
+    const IS_SECRET: bool = true;
+
     fn parse(text: &str) -> Result<Self, Reject> {
         let Some((scheme, rest)) = text.split_once("://") else {
             return Err(match text.strip_prefix("unix:") {
-                Some(path) if path.starts_with('/') => Reject::Near(format!("unix://{path}")),
-                _ => Reject::Unlike,
+                Some(path) if path.starts_with('/') => Reject::because("a socket is written unix:///path"),
+                _ => Reject::because("it begins with redis://, rediss:// or unix://"),
             });
         };
         let (kind, tls) = match scheme {
@@ -33,7 +35,7 @@ impl Text for RedisUrl {
             "unix" | "redis+unix" => return unix(rest),
             "redis-sentinel" | "sentinel" => return Err(Reject::because("it is written redis+sentinel://")),
             "redis-cluster" | "cluster" => return Err(Reject::because("it is written redis+cluster://")),
-            _ => return Err(Reject::Unlike),
+            _ => return Err(Reject::because("it begins with redis://, rediss:// or unix://, in small letters")),
         };
         if rest.contains(['?', '#']) {
             return Err(Reject::because("it takes no query; a \"?\" or \"#\" of a password is written %3F, %23"));
@@ -76,7 +78,7 @@ fn credentials(text: &str) -> Result<(Option<String>, Option<Secret>), Reject> {
 fn node(text: &str, default: u16) -> Result<RedisNode, Reject> {
     let (host, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((host, port)) => {
-            let host: Ipv6Addr = host.parse().map_err(|_| Reject::because(format!("{host:?} is no IPv6 address")))?;
+            let host: Ipv6Addr = host.parse().map_err(|_| Reject::because("what is in brackets is no IPv6 address"))?;
             (host.to_string(), port.strip_prefix(':').or(Some(port).filter(|port| !port.is_empty())))
         }
         None => match text.rsplit_once(':') {
@@ -88,7 +90,9 @@ fn node(text: &str, default: u16) -> Result<RedisNode, Reject> {
         },
     };
     if host.is_empty() || !host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._:".contains(&byte)) {
-        return Err(Reject::because("a host is missing, or is none"));
+        return Err(Reject::because(
+            "a host is missing, or is none; \"/\", \"@\" and \":\" of a password are written %2F, %40, %3A",
+        ));
     }
     let port = match port {
         None => default,
@@ -107,7 +111,9 @@ fn database(text: &str) -> Result<i64, Reject> {
         text if text.len() <= 5 && text.bytes().all(|byte| byte.is_ascii_digit()) => {
             text.parse().map_err(|_| Reject::Unlike)
         }
-        _ => Err(Reject::because("the path is the number of a database, as in \"/0\"")),
+        _ => Err(Reject::because(
+            "the path is the number of a database, as in \"/0\"; a \"/\" of a password is written %2F",
+        )),
     }
 }
 
@@ -127,6 +133,9 @@ fn unix(rest: &str) -> Result<RedisUrl, Reject> {
             Some(("password", value)) => password = Some(Secret(decoded(value)?)),
             _ => return Err(Reject::because("its query has `db`, `username` and `password` alone")),
         }
+    }
+    if username.is_some() && password.is_none() {
+        return Err(Reject::because("a user needs a password"));
     }
     Ok(RedisUrl { username, password, ..url })
 }
@@ -177,9 +186,11 @@ mod tests {
 
     #[test]
     fn slips_are_explained() {
-        assert_eq!(RedisUrl::parse("unix:/run/x.sock"), Err(Reject::Near("unix:///run/x.sock".into())));
         for bad in [
             "",
+            "unix:/run/x.sock",
+            "unix:///run/x.sock?username=u",
+            "Redis://a",
             "redis:",
             "localhost:6379",
             "http://a",
@@ -211,9 +222,9 @@ mod tests {
         }
 
         #[test]
-        fn no_message_shows_a_password(password in "[a-z]{12}", rest in "[a-z:/,?]{0,8}") {
+        fn no_reason_shows_a_password(scheme in "(redis|rediss|Redis|unix|http)(\\+sentinel|\\+cluster)?", password in "[a-z]{12}", rest in "[a-z:/,?@\\[\\]]{0,8}") {
             if let Err(Reject::Because(reason) | Reject::Near(reason)) =
-                RedisUrl::parse(&format!("redis://:{password}@{rest}"))
+                RedisUrl::parse(&format!("{scheme}://:{password}{rest}"))
             {
                 prop_assert!(!reason.contains(&password), "{}", reason);
             }

@@ -98,6 +98,9 @@ impl Session {
             (true, _) => Persistence::Keep,
         };
         self.framing = framing;
+        if matches!(framing, Framing::None | Framing::Length(0)) {
+            self.exchange.control.uncount();
+        }
         match &mut self.wire {
             Wire::Http1(Http1 { connection, .. }) => {
                 write_head(&mut self.out, &response, framing, persistence);
@@ -146,7 +149,12 @@ impl Session {
         }
         match &mut self.framing {
             Framing::Length(left) => match left.checked_sub(data.len() as u64) {
-                Some(rest) => *left = rest,
+                Some(rest) => {
+                    *left = rest;
+                    if rest == 0 {
+                        self.exchange.control.uncount();
+                    }
+                }
                 None => {
                     return self.fail(
                         Reason::UpstreamInvalid,
@@ -187,6 +195,7 @@ impl Session {
             Framing::Chunked => self.out.extend_from_slice(b"0\r\n\r\n"),
             _ => {}
         }
+        self.exchange.control.uncount();
         self.ended = true;
         Ok(())
     }
