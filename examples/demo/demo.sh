@@ -189,6 +189,10 @@ touch "$RUN_DIR/restarted"
 wait "${clients[@]}"
 sort "$RUN_DIR"/codes.* | uniq -c
 
+say "8 requests to a route that lets each client ask 5 times an hour: the status codes, and what the last one is told"
+for _ in {1..7}; do curl -s -o /dev/null -w '%{http_code}\n' "$gateway/limited/"; done | sort | uniq -c
+curl -sS -D - -o /dev/null "$gateway/limited/" | grep -iE '^(HTTP|retry-after|ratelimit)' | tr -d '\r'
+
 say "a reload: the front page changes, no connection is lost"
 sed -i 's/GREETING:-three apps/GREETING:-reloaded: three apps/' "$config"
 show "$PROPYLON_BIN" reload --config "$config"

@@ -127,6 +127,13 @@ fn the_demo_runs_to_its_end_and_shows_what_it_says() {
     assert_eq!((spread.len(), spread.iter().map(|(count, _)| count).sum()), (3, 30), "{spread:?}");
     assert_eq!(counts("one of them is killed"), [(30, "200".to_owned())]);
     assert!(section("20 clients upload").contains("\nhello from Flask"), "{shown}");
+    assert_eq!(counts("8 requests to a route that lets"), [(5, "200".to_owned()), (2, "429".to_owned())]);
+    let limited = section("8 requests to a route that lets").to_ascii_lowercase();
+    for line in
+        ["http/1.1 429", "retry-after: ", "ratelimit: \"limited\";r=0;t=", "ratelimit-policy: \"limited\";q=5;w=3600"]
+    {
+        assert!(limited.contains(line), "{line}: {shown}");
+    }
     let restarted = counts("Flask's Gunicorn is stopped");
     assert!(matches!(restarted.as_slice(), [(3.., status)] if status == "200"), "{restarted:?}");
     assert!(section("a reload").contains("\nreloaded: three apps"), "{shown}");
