@@ -5,6 +5,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use redis::Value;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::connect::{Link, connect_aside};
@@ -28,7 +29,19 @@ static PROBE: LazyLock<Script> =
     LazyLock::new(|| Script::new("return redis.call('SET', KEYS[1], redis.call('TIME')[1], 'PX', 60000)"));
 
 /// Runs for as long as the Redis is configured.
-pub(super) async fn keep(core: Arc<Core>) {
+pub(super) async fn keep_on(core: Arc<Core>) {
+    loop {
+        // Aborted together with this.
+        let mut keeper = JoinSet::new();
+        keeper.spawn(keep(core.clone()));
+        keeper.join_next().await;
+        // It ends by a panic alone, which is in the log; nobody else would look for Redis.
+        core.link.store(None);
+        sleep(LAST_PAUSE).await;
+    }
+}
+
+async fn keep(core: Arc<Core>) {
     let mut pause = Duration::ZERO;
     let mut told = false;
     loop {

@@ -94,7 +94,7 @@ impl Redis {
             metrics: Arc::default(),
         });
         let tried = core.tried.notified();
-        let keeper = tokio::spawn(keeper::keep(core.clone())).abort_handle();
+        let keeper = tokio::spawn(keeper::keep_on(core.clone())).abort_handle();
         let redis = Arc::new(Self { core: core.clone(), keeper });
         let _ = tokio::time::timeout(FIRST_CONNECTION, tried).await;
         redis
