@@ -34,6 +34,7 @@ impl Histogram {
 pub(super) struct Reading {
     buckets: [u64; BOUNDS.len() + 1],
     sum_micros: u64,
+    is_tenth: bool,
 }
 
 impl Reading {
@@ -49,9 +50,19 @@ impl Reading {
         reading
     }
 
+    /// The same of durations that were observed ten times as long as they are: for what takes microseconds, buckets of a tenth.
+    pub(super) fn tenth(self) -> Self {
+        Self { is_tenth: true, ..self }
+    }
+
+    fn scale(&self) -> f64 {
+        if self.is_tenth { 10.0 } else { 1.0 }
+    }
+
     /// Each bound with the number of observations up to it, without the one at infinity.
     pub(super) fn cumulative(&self) -> impl Iterator<Item = (f64, u64)> {
-        BOUNDS.into_iter().zip(self.buckets.iter().scan(0_u64, |sum, count| {
+        let scale = self.scale();
+        BOUNDS.into_iter().map(move |bound| bound / scale).zip(self.buckets.iter().scan(0_u64, |sum, count| {
             *sum = sum.wrapping_add(*count);
             Some(*sum)
         }))
@@ -62,7 +73,7 @@ impl Reading {
     }
 
     pub(super) fn sum_seconds(&self) -> f64 {
-        super::page::float(self.sum_micros) / 1e6
+        super::page::float(self.sum_micros) / (1e6 * self.scale())
     }
 }
 

@@ -22,6 +22,7 @@ struct LimitShard {
     decisions: [AtomicU64; LimitDecision::COUNT],
     known_empty: AtomicU64,
     redis_errors: [AtomicU64; RedisError::COUNT],
+    /// Of ten times the durations: see [`Reading::tenth`].
     redis: Histogram,
 }
 
@@ -47,7 +48,7 @@ impl LimitMetrics {
 
     /// Takes note of how long an answer of Redis took, or a request waited for one that did not come.
     pub fn record_redis(&self, time: Duration) {
-        self.shards.here().redis.observe(time);
+        self.shards.here().redis.observe(time.saturating_mul(10));
     }
 }
 
@@ -75,7 +76,7 @@ pub(super) fn write(limits: &[Arc<LimitMetrics>], page: &mut Page) {
     });
     page.family(&table::RATE_LIMIT_REDIS, |samples| {
         for limit in limits {
-            samples.histogram(&[&limit.name], &Reading::of(limit.shards.iter().map(|shard| &shard.redis)));
+            samples.histogram(&[&limit.name], &Reading::of(limit.shards.iter().map(|shard| &shard.redis)).tenth());
         }
     });
 }

@@ -338,3 +338,23 @@ fn a_thousand_endpoints_are_rendered() {
     let samples = text.lines().filter(|line| !line.starts_with('#')).count();
     assert!(samples > 50_000, "{samples}");
 }
+
+#[test]
+fn what_takes_microseconds_has_finer_buckets() {
+    let metrics = Metrics::new("1.2.3", REASONS);
+    let limit = metrics.limit("l");
+    limit.record_redis(Duration::from_micros(400));
+    limit.record_redis(Duration::from_millis(20));
+    let samples = parse(&page(&metrics));
+    let bucket = |le: &str| {
+        let found = samples.iter().find(|(name, labels, _)| {
+            name == "propylon_rate_limit_redis_seconds_bucket" && labels.get("le").is_some_and(|bound| bound == le)
+        });
+        found.map(|(_, _, value)| *value)
+    };
+    assert_eq!(
+        [bucket("0.0005"), bucket("0.01"), bucket("0.025"), bucket("+Inf")],
+        [Some(1.0), Some(1.0), Some(2.0), Some(2.0)]
+    );
+    assert_eq!(value(&metrics, "propylon_rate_limit_redis_seconds_sum", &[("limit", "l")]), Some(0.0204));
+}
