@@ -25,6 +25,7 @@ pub fn status(snapshot: &Snapshot) -> Value {
         "redis": snapshot.redis.as_ref().map(|redis| json!({
             "url": redis.config().url.to_string(),
             "up": redis.is_up(),
+            "error": redis.trouble(),
         })),
         "upstreams": snapshot.upstreams.iter().map(|upstream| describe(upstream)).collect::<Vec<_>>(),
     })

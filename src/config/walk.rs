@@ -258,6 +258,10 @@ impl<'a> Walk<'a> {
 /// A value of the wrong type, as a message shows it.
 fn described(value: &DeValue<'_>) -> String {
     match value {
+        // As a URL that stands where a table is wanted.
+        DeValue::String(text) if text.contains('@') => {
+            "a string, which is not shown as it may hold a password".to_owned()
+        }
         DeValue::String(text) => format!("the string {}", quoted(text)),
         DeValue::Integer(integer) => format!("the integer {}", shortened(&integer.to_string())),
         DeValue::Float(float) => format!("the float {}", shortened(float.as_str())),

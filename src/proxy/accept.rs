@@ -12,7 +12,7 @@ use crate::proxy::forward;
 use crate::proxy::limit;
 use crate::proxy::rejection::{Reason, Rejection};
 use crate::proxy::respond::Answer;
-use crate::rate_limit::key::cookie;
+use crate::rate_limit::key::cookies;
 use crate::route::host::Host;
 use crate::route::table::Found;
 use crate::route::target::{check_query, decode_path, split_query};
@@ -189,7 +189,7 @@ fn hash_of(key: &HashKey, host: Option<&str>, path: &[u8], request: &RequestHead
         HashKey::Host => host.map(|host| key_number(host.as_bytes())),
         HashKey::Path => Some(key_number(path)),
         HashKey::Header(name) => request.headers.get(name).map(|value| key_number(value.as_bytes())),
-        HashKey::Cookie(name) => cookie(&request.headers, name).map(key_number),
+        HashKey::Cookie(name) => cookies(&request.headers, name).next().map(key_number),
     }
 }
 

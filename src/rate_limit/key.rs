@@ -71,7 +71,7 @@ impl Part {
                     text.extend_from_slice(one.as_bytes());
                 }
             }
-            KeyPart::Cookie(name) => text.extend_from_slice(cookie(asker.headers, name).unwrap_or_default()),
+            KeyPart::Cookie(name) => text.extend_from_slice(the_cookie(asker.headers, name).unwrap_or_default()),
         }
         if text.len() == value {
             text.truncate(begin);
@@ -105,16 +105,20 @@ fn write_address(client: Option<IpAddr>, text: &mut Vec<u8>) {
     };
 }
 
-/// The value of the cookie of this name, as every Python framework reads it: without spaces and quotes around it. None where they
-/// would not agree, and a client could show each the cookie it likes: there are two with different values, or one with escapes
-/// (RFC 6265 section 4.2 knows neither).
-pub fn cookie<'a>(headers: &'a HeaderMap<HeaderValue>, name: &str) -> Option<&'a [u8]> {
+/// The values of the cookies of this name in their order, without spaces and quotes around them, as Python frameworks read them.
+pub fn cookies<'a>(headers: &'a HeaderMap<HeaderValue>, name: &str) -> impl Iterator<Item = &'a [u8]> {
     let pairs = headers.get_all(header::COOKIE).iter().flat_map(|value| value.as_bytes().split(|b| *b == b';'));
-    let mut values = pairs.filter_map(|pair| {
+    pairs.filter_map(move |pair| {
         let equals = pair.iter().position(|b| *b == b'=')?;
         let (key, value) = pair.split_at_checked(equals)?;
         (key.trim_ascii() == name.as_bytes()).then(|| unquoted(value.get(1..).unwrap_or_default().trim_ascii()))
-    });
+    })
+}
+
+/// The value of the cookie of this name. None where frameworks would not agree on it, and a client could show each the one it likes:
+/// there are two with different values, or one with escapes (RFC 6265 section 4.2 knows neither).
+fn the_cookie<'a>(headers: &'a HeaderMap<HeaderValue>, name: &str) -> Option<&'a [u8]> {
+    let mut values = cookies(headers, name);
     let first = values.next()?;
     (!first.contains(&b'\\') && values.all(|other| other == first)).then_some(first)
 }
@@ -176,7 +180,7 @@ mod tests {
             for field in fields {
                 headers.append("cookie", HeaderValue::from_str(field).unwrap());
             }
-            cookie(&headers, "sid").map(<[u8]>::to_vec)
+            the_cookie(&headers, "sid").map(<[u8]>::to_vec)
         };
         for same in [&["sid=x"][..], &["sid=\"x\""], &["a=b;sid = x ; c=d"], &["sid=x; sid=x"], &["a=b", "sid=x"]] {
             assert_eq!(of(same).as_deref(), Some(&b"x"[..]), "{same:?}");

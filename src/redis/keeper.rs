@@ -43,34 +43,52 @@ pub(super) async fn keep_on(core: Arc<Core>) {
 
 async fn keep(core: Arc<Core>) {
     let mut pause = Duration::ZERO;
-    let mut told = false;
+    // What was said of the trouble it is in.
+    let mut told: Option<Kind> = None;
     loop {
         sleep(pause).await;
         match establish(&core).await {
             Ok(link) => {
                 let since = Instant::now();
                 core.breaker.succeeded();
+                *core.trouble.lock() = None;
                 core.link.store(Some(link.clone()));
                 core.metrics.came_up();
                 tracing::info!(redis = %core.config.url, "redis answers");
-                told = true;
                 core.tried.notify_waiters();
                 watch(&core, &link).await;
+                told = core.trouble.lock().as_ref().map(|why| why.kind);
                 if since.elapsed() > SETTLED {
                     pause = Duration::ZERO;
                     continue;
                 }
             }
-            Err(why) if !told => {
-                told = true;
-                core.metrics.went_down();
-                tracing::warn!(redis = %core.config.url, error = %why, "redis is not asked until it answers");
+            Err(why) => {
+                tell(&core, &why, &mut told);
+                *core.trouble.lock() = Some(why);
                 core.tried.notify_waiters();
             }
-            Err(why) => tracing::debug!(redis = %core.config.url, error = %why, "redis does not answer yet"),
         }
         pause = (pause * 2).clamp(FIRST_PAUSE, LAST_PAUSE);
     }
+}
+
+/// One line when it is found not to answer, and one more if it then answers that it does not want to: that does not pass by itself.
+fn tell(core: &Core, why: &Unanswered, told: &mut Option<Kind>) {
+    match told {
+        None => {
+            core.metrics.went_down();
+            tracing::warn!(redis = %core.config.url, error = %why, "redis is not asked until it answers");
+        }
+        Some(before) if why.kind == Kind::Server && *before != Kind::Server => {
+            tracing::warn!(redis = %core.config.url, error = %why, "redis refuses what it is asked");
+        }
+        Some(_) => {
+            tracing::debug!(redis = %core.config.url, error = %why, "redis does not answer yet");
+            return;
+        }
+    }
+    *told = Some(why.kind);
 }
 
 /// A connection over which an answer has come in time.

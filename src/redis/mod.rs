@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
+use parking_lot::Mutex;
 use redis::{Cmd, ErrorKind, RedisError, ServerErrorKind, Value};
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
@@ -45,6 +46,8 @@ struct Core {
     /// The connection in use; none while Redis is not asked.
     link: ArcSwapOption<Link>,
     breaker: Breaker,
+    /// Why it is not asked, if it is not.
+    trouble: Mutex<Option<Unanswered>>,
     /// Wakes the keeper: the connection is no good.
     tripped: Notify,
     /// The keeper has tried to connect.
@@ -89,6 +92,7 @@ impl Redis {
             config,
             authorities,
             link: ArcSwapOption::empty(),
+            trouble: Mutex::default(),
             tripped: Notify::new(),
             tried: Notify::new(),
             metrics: Arc::default(),
@@ -116,6 +120,12 @@ impl Redis {
     #[must_use]
     pub fn is_of(&self, config: &model::Redis, authorities: Option<&Vec<u8>>) -> bool {
         self.core.config == *config && self.core.authorities.as_ref() == authorities
+    }
+
+    /// Why it is not asked at the moment.
+    #[must_use]
+    pub fn trouble(&self) -> Option<String> {
+        self.core.trouble.lock().as_ref().map(ToString::to_string)
     }
 
     /// Whether it is asked at the moment.
@@ -194,6 +204,7 @@ impl Core {
         let previous = self.link.compare_and_swap(link, None);
         if previous.as_ref().is_some_and(|previous| Arc::ptr_eq(previous, link)) {
             self.metrics.went_down();
+            *self.trouble.lock() = Some(why.clone());
             tracing::warn!(redis = %self.config.url, error = %why, "redis is not asked until it answers again");
             self.tripped.notify_one();
         }
@@ -219,7 +230,9 @@ async fn evaluate(link: &Link, script: &Script, fill: impl Fn(&mut Cmd)) -> Resu
 fn unanswered(error: &RedisError) -> Unanswered {
     let kind = match error.kind() {
         ErrorKind::Parse => Kind::Nonsense,
-        ErrorKind::Server(_) | ErrorKind::Extension => Kind::Server,
+        // It passes by itself.
+        ErrorKind::Server(ServerErrorKind::BusyLoading) => Kind::Down,
+        ErrorKind::Server(_) | ErrorKind::Extension | ErrorKind::AuthenticationFailed => Kind::Server,
         _ if error.is_timeout() => Kind::Timeout,
         _ => Kind::Connection,
     };

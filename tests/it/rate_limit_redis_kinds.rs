@@ -51,6 +51,28 @@ fn with_a_user_who_may_do_what_the_guide_says_and_no_more() {
 }
 
 #[test]
+fn a_password_that_is_changed_meanwhile_is_told_of() {
+    let redis = RedisServer::start();
+    let toml = GATEWAY.replace("[redis]", "[redis]\npassword = 'file:{dir}/secret'");
+    redis.ask::<()>("CONFIG SET requirepass a/b%41");
+    let gateway = Gateway::with(&toml).set("redis", &redis.url()).set("limit", LIMIT).set("timeout", PATIENT);
+    let gateway = gateway.file("secret", "a/b%41").start();
+    gateway.get("/").expect(200);
+    wait_until(&gateway, true);
+    let mut connection = redis::Client::open(redis.url()).unwrap().get_connection().unwrap();
+    redis::cmd("AUTH").arg("a/b%41").exec(&mut connection).unwrap();
+    redis::cmd("CONFIG").arg("SET").arg("requirepass").arg("other").exec(&mut connection).unwrap();
+    redis::cmd("CLIENT").arg("KILL").arg("TYPE").arg("normal").arg("SKIPME").arg("yes").exec(&mut connection).unwrap();
+    let line = gateway.wait_for_log("redis refuses what it is asked");
+    assert!(line.contains("uthentication") && !line.contains("a/b"), "{line}");
+    let status = gateway.admin_get("/status").json();
+    assert_eq!(status["redis"]["up"], false);
+    assert!(status["redis"]["error"].as_str().unwrap().contains("uthentication"), "{status}");
+    redis::cmd("CONFIG").arg("SET").arg("requirepass").arg("a/b%41").exec(&mut connection).unwrap();
+    wait_until(&gateway, true);
+}
+
+#[test]
 fn over_tls_with_an_authority_of_its_own() {
     let dir = tempfile::tempdir().unwrap();
     let issued = Authority::shared().issue(&["localhost", "127.0.0.1"]);

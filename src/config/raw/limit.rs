@@ -48,11 +48,15 @@ section! {
     /// each gateway counts for itself. Buckets are at `propylon:limit:` and a hash; they expire by themselves.
     Redis {
         /// Where it is: `redis://[user:password@]host:port/database`; `rediss://` with TLS; `redis+sentinel://host:port,…/master`
-        /// and `redis+cluster://host:port,…`, with TLS `rediss+…`; `unix:///path?db=0`. The password is best taken from
-        /// elsewhere, as in `"redis://:${REDIS_PASSWORD}@redis:6379/0"`.
+        /// and `redis+cluster://host:port,…`, with TLS `rediss+…`; `unix:///path?db=0`. A user without a
+        /// password has it in `password`.
         ///
         /// Example: `"redis://127.0.0.1:6379/0"`
         url: RedisUrl = required,
+        /// The password, as it is; in `url` it must be written as URLs are, with `%2F` for `/` and so on.
+        ///
+        /// Example: `"file:/run/secrets/redis"`
+        password: String,
         /// How long a request waits for its answer, 5 s at most; then the limit's `on_redis_down` decides.
         timeout: Timeout = r#""20ms""#,
         /// PEM: the authorities that sign its certificate, with `rediss://`. Default: those the system trusts. Relative to the

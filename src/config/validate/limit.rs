@@ -157,7 +157,19 @@ fn check_agreement(first: &RateLimit, at: &Place, limit: &RateLimit, place: &Pla
 /// `[redis]`.
 pub(super) fn redis(redis: At<raw::Redis>, base: &Path, report: &mut Report) -> Redis {
     let raw = redis.value;
-    let url = given(raw.url.clone());
+    let mut url = given(raw.url.clone());
+    match (&raw.password, &url.password) {
+        (Some(at), Some(_)) => report.problem(&at.place, "`url` has a password already; expected one of the two"),
+        (Some(at), None) => url.password = Some(Secret(at.value.clone())).filter(|secret| !secret.0.is_empty()),
+        (None, None) if url.username.is_some() => {
+            let place = raw.url.as_ref().map_or(&redis.place, |at| &at.place);
+            report.problem(
+                place,
+                "a user needs a password, as in \"redis://user:password@host\"; expected it, or `password` beside it",
+            );
+        }
+        _ => {}
+    }
     if let Some(ca) = raw.ca.as_ref().filter(|_| !url.tls && raw.url.is_some()) {
         report.problem(&ca.place, "`ca` has no effect without TLS; expected a url that begins with \"rediss\"");
     }
