@@ -171,6 +171,11 @@ impl<'a> Walk<'a> {
 
     /// A string parsed as `T`.
     pub fn parse<T: Text>(&mut self, node: Node<'_>) -> Option<T> {
+        if T::IS_SECRET && !matches!(node.value, DeValue::String(_)) {
+            let message = format!("expected {}; found something else, which is not shown", T::EXPECTED);
+            self.report.problem(node.place, message);
+            return None;
+        }
         let (text, shown) = self.text(node, T::EXPECTED)?;
         let shown = if T::IS_SECRET { "a text that is not shown, as it may hold a password".to_owned() } else { shown };
         self.accept(T::parse(&text), node.place, T::EXPECTED, &shown)

@@ -1,6 +1,6 @@
 //! `rate_limit` of a route, and `[redis]`.
 
-use super::super::model::{KeyPart, OnRedisDown, RedisUrl};
+use super::super::model::{KeyPart, OnRedisDown, RedisUrl, Secret};
 use super::super::place::At;
 use super::super::schema::{Described, Inside, Int, KeyInfo, OneOrMany, Presence, SectionInfo, section};
 use super::super::value::{LimitRate, PemFile, Timeout};
@@ -56,7 +56,7 @@ section! {
         /// The password, as it is; in `url` it must be written as URLs are, with `%2F` for `/` and so on.
         ///
         /// Example: `"file:/run/secrets/redis"`
-        password: String,
+        password: Secret,
         /// How long a request waits for its answer, 5 s at most; then the limit's `on_redis_down` decides.
         timeout: Timeout = r#""20ms""#,
         /// PEM: the authorities that sign its certificate, with `rediss://`. Default: those the system trusts. Relative to the
@@ -69,7 +69,7 @@ section! {
         /// The password to it.
         ///
         /// Example: `"file:/run/secrets/sentinel"`
-        sentinel_password: String,
+        sentinel_password: Secret,
     }
     later []
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::super::error::Report;
-use super::super::model::{KeyPart, Rate, RateLimit, Redis, RedisKind, Route, Secret};
+use super::super::model::{KeyPart, Rate, RateLimit, Redis, RedisKind, Route};
 use super::super::place::{At, Place};
 use super::super::raw;
 use super::super::schema::{Int, OneOrMany, refuse_repeats};
@@ -160,7 +160,7 @@ pub(super) fn redis(redis: At<raw::Redis>, base: &Path, report: &mut Report) -> 
     let mut url = given(raw.url.clone());
     match (&raw.password, &url.password) {
         (Some(at), Some(_)) => report.problem(&at.place, "`url` has a password already; expected one of the two"),
-        (Some(at), None) => url.password = Some(Secret(at.value.clone())).filter(|secret| !secret.0.is_empty()),
+        (Some(at), None) => url.password = Some(at.value.clone()).filter(|secret| !secret.0.is_empty()),
         (None, None) if url.username.is_some() => {
             let place = raw.url.as_ref().map_or(&redis.place, |at| &at.place);
             report.problem(
@@ -174,10 +174,10 @@ pub(super) fn redis(redis: At<raw::Redis>, base: &Path, report: &mut Report) -> 
         report.problem(&ca.place, "`ca` has no effect without TLS; expected a url that begins with \"rediss\"");
     }
     let is_sentinel = matches!(url.kind, RedisKind::Sentinel { .. });
-    let of_sentinel = [&raw.sentinel_username, &raw.sentinel_password];
-    for at in of_sentinel.into_iter().flatten().filter(|_| !is_sentinel && raw.url.is_some()) {
-        report
-            .problem(&at.place, "has no effect without Sentinels; expected a url that begins with \"redis+sentinel\"");
+    let user = raw.sentinel_username.as_ref().map(|at| &at.place);
+    let password = raw.sentinel_password.as_ref().map(|at| &at.place);
+    for place in [user, password].into_iter().flatten().filter(|_| !is_sentinel && raw.url.is_some()) {
+        report.problem(place, "has no effect without Sentinels; expected a url that begins with \"redis+sentinel\"");
     }
     if let (Some(at), None) = (&raw.sentinel_username, &raw.sentinel_password) {
         report.problem(&at.place, "a user needs a password; expected `sentinel_password` beside it");
@@ -195,6 +195,6 @@ pub(super) fn redis(redis: At<raw::Redis>, base: &Path, report: &mut Report) -> 
         timeout: raw.timeout.map_or(Duration::from_millis(20), |timeout| timeout.value.0),
         ca: raw.ca.map(|ca| tls::path(&ca.value, base)),
         sentinel_username: raw.sentinel_username.map(|user| user.value),
-        sentinel_password: raw.sentinel_password.map(|password| Secret(password.value)),
+        sentinel_password: raw.sentinel_password.map(|password| password.value),
     }
 }

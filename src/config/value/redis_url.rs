@@ -68,6 +68,16 @@ impl Text for RedisUrl {
     }
 }
 
+impl Text for Secret {
+    const KIND: &'static str = "string";
+    const EXPECTED: &'static str = "a string";
+    const IS_SECRET: bool = true;
+
+    fn parse(text: &str) -> Result<Self, Reject> {
+        Ok(Self(text.to_owned()))
+    }
+}
+
 /// `[user][:password]`.
 fn credentials(text: &str) -> Result<(Option<String>, Option<Secret>), Reject> {
     let (user, password) = text.split_once(':').map_or((text, None), |(user, password)| (user, Some(password)));
