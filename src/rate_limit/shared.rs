@@ -20,41 +20,30 @@ static TOKEN_BUCKET: LazyLock<Script> = LazyLock::new(|| Script::new(SCRIPT));
 ///
 /// What comes back is as long as `asks`.
 pub async fn take(redis: &Redis, asks: &[Ask]) -> Vec<Result<Decision, Unanswered>> {
-    if asks.len() > 1 && redis.is_cluster() {
-        let each = asks.iter().map(|ask| async move {
-            let [decision] = together(redis, &[*ask]).await?;
-            Ok(decision)
-        });
-        return join_all(each).await;
-    }
-    let decisions = redis.run(&TOKEN_BUCKET, |command| write(command, asks, false), |answer| read(answer, asks)).await;
-    match decisions {
-        Ok(decisions) => decisions.into_iter().map(Ok).collect(),
-        Err(why) => asks.iter().map(|_| Err(why.clone())).collect(),
-    }
-}
-
-async fn together(redis: &Redis, asks: &[Ask; 1]) -> Result<[Decision; 1], Unanswered> {
-    let read = |answer: &Value| <[Decision; 1]>::try_from(read(answer, asks)?).ok();
-    redis.run(&TOKEN_BUCKET, |command| write(command, asks, false), read).await
+    let together = if redis.is_cluster() { 1 } else { asks.len().max(1) };
+    let answers = asks.chunks(together).map(|asks| async move {
+        match run(redis, asks, false).await {
+            Ok(decisions) => decisions.into_iter().map(Ok).collect(),
+            Err(why) => vec![Err(why); asks.len()],
+        }
+    });
+    join_all(answers).await.concat()
 }
 
 /// Gives tokens back, a moment later.
 pub fn give_back(redis: &Arc<Redis>, taken: Vec<Ask>) {
-    if taken.is_empty() {
-        return;
-    }
     let redis = redis.clone();
     tokio::spawn(async move {
         for ask in taken {
-            let asks = [ask];
-            let given =
-                redis.run(&TOKEN_BUCKET, |command| write(command, &asks, true), |answer| read(answer, &asks)).await;
-            if let Err(error) = given {
+            if let Err(error) = run(&redis, &[ask], true).await {
                 tracing::debug!(%error, "tokens were not given back");
             }
         }
     });
+}
+
+async fn run(redis: &Redis, asks: &[Ask], back: bool) -> Result<Vec<Decision>, Unanswered> {
+    redis.run(&TOKEN_BUCKET, |command| write(command, asks, back), |answer| read(answer, asks)).await
 }
 
 /// What the script is to know. With `back` the tokens are given, not taken.
