@@ -121,17 +121,6 @@ impl RedisServer {
         self.ask("KEYS *")
     }
 
-    /// How often scripts were run, ours among them.
-    #[track_caller]
-    pub fn scripts_run(&self) -> u64 {
-        let stats: String = self.ask("INFO commandstats");
-        let calls = |command: &str| {
-            let line = stats.lines().find_map(|line| line.strip_prefix(&format!("cmdstat_{command}:calls=")))?;
-            line.split(',').next()?.parse::<u64>().ok()
-        };
-        calls("evalsha").unwrap_or(0) + calls("eval").unwrap_or(0)
-    }
-
     pub fn signal(&self, signal: Signal) {
         self.process.signal(signal);
     }
