@@ -81,7 +81,7 @@ install_cargo_fuzz() {
 # The stamp says which requirements and which Python the environment was made from; another word in it means make it anew.
 make_venv() {
   local stamp
-  stamp="$(sha256sum tests/requirements.txt) $(python3 -c 'import sys; print(sys.version, sys.prefix)') $PWD"
+  stamp="$(cat tests/requirements*.txt | sha256sum) $(python3 -c 'import sys; print(sys.version, sys.prefix)') $PWD"
   if [ "$(cat .venv/stamp 2>/dev/null)" = "$stamp" ] && .venv/bin/python -c '' 2>/dev/null; then
     return
   fi
@@ -90,6 +90,7 @@ make_venv() {
   rm -rf .venv
   python3 -m venv .venv
   .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement tests/requirements.txt </dev/null >&2
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --target .venv/flask-2.3.1 --requirement tests/requirements-flask-2.3.1.txt </dev/null >&2
   .venv/bin/python -m pip check --disable-pip-version-check >&2
   printf '%s\n' "$stamp" >.venv/stamp
 }

@@ -1,5 +1,8 @@
 //! The command line: what can be asked of the program, and the exit codes (0 done, 1 failed, 2 usage or configuration).
 
+mod explain;
+mod purge;
+
 use std::fmt::Display;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
@@ -51,6 +54,10 @@ enum Command {
     },
     /// Give an endpoint that was drained requests again.
     Undrain(Target),
+    /// Drop what the running gateway keeps in its cache.
+    Purge(purge::Purge),
+    /// Say which route and which cache rule a request meets, and what would become of its answer.
+    Explain(explain::Explain),
     /// Ask the running gateway whether it is ready.
     Health {
         #[command(flatten)]
@@ -118,6 +125,8 @@ impl Cli {
             Command::Reload(control) => reload(&control),
             Command::Drain { target, wait } => target.tell("drain", wait),
             Command::Undrain(target) => target.tell("undrain", None),
+            Command::Purge(purge) => purge.execute(),
+            Command::Explain(explain) => explain.execute(),
             Command::Health { file, admin } => health(&file.config, admin),
         };
         match done {

@@ -20,6 +20,7 @@
 //! `docs/architecture.md` follows a request through them.
 
 pub mod admin;
+pub mod cache;
 pub mod cli;
 pub mod config;
 pub mod edge;

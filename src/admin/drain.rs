@@ -132,7 +132,7 @@ impl Parameters {
     }
 }
 
-fn bad(message: String) -> Answer {
+pub(super) fn bad(message: String) -> Answer {
     Answer::text(400, message + "\n")
 }
 
@@ -142,7 +142,7 @@ fn unknown(what: &str, found: &str, known: &[&str]) -> Answer {
     Answer::text(404, format!("no {what} is called \"{found}\"{near}; there are: {known}\n"))
 }
 
-fn decode(value: &str) -> Option<String> {
+pub(super) fn decode(value: &str) -> Option<String> {
     String::from_utf8(decode_value(value.as_bytes())?).ok()
 }
 

@@ -20,7 +20,8 @@ const CONNECTIONS_MAX: usize = 64;
 /// For the head of a request, and again for its answer to be taken.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// What an operator's tool sends fits many times over.
-const LIMITS: HeadLimits = HeadLimits { request_line_max: 2048, header_max: 8192, field_max: 4096, headers_max: 64 };
+const LIMITS: HeadLimits =
+    HeadLimits { request_line_max: 16_384, header_max: 20_480, field_max: 4096, headers_max: 64 };
 /// After an accept that failed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How often a failing accept is worth a log line.

@@ -5,6 +5,7 @@
 mod answer;
 mod drain;
 pub mod http;
+mod purge;
 mod status;
 
 use std::future::Future;
@@ -118,8 +119,9 @@ async fn control(reload: &Reload, snapshot: &Snapshot, request: &Request) -> Ans
         },
         ("POST", "/drain") => drain::drain(snapshot, &request.query).await,
         ("POST", "/undrain") => drain::undrain(snapshot, &request.query),
-        (_, "/reload" | "/drain" | "/undrain") => Answer::text(405, "only POST\n").with_allow("POST"),
-        _ => Answer::text(404, "POST /reload, /drain and /undrain are here\n"),
+        ("POST", "/purge") => purge::purge(snapshot, &request.query).await,
+        (_, "/reload" | "/drain" | "/undrain" | "/purge") => Answer::text(405, "only POST\n").with_allow("POST"),
+        _ => Answer::text(404, "POST /reload, /drain, /undrain and /purge are here\n"),
     }
 }
 

@@ -4,7 +4,8 @@ use std::time::UNIX_EPOCH;
 
 use serde_json::{Value, json};
 
-use crate::config::model::Preset;
+use crate::config::model::{self, Preset};
+use crate::observe::metrics::CacheResult;
 use crate::state::Snapshot;
 use crate::upstream::{Target, Upstream};
 
@@ -27,8 +28,40 @@ pub fn status(snapshot: &Snapshot) -> Value {
             "up": redis.is_up(),
             "error": redis.trouble(),
         })),
+        "cache": snapshot.config.cache.as_ref().map(|config| cache(snapshot, config)),
         "upstreams": snapshot.upstreams.iter().map(|upstream| describe(upstream)).collect::<Vec<_>>(),
     })
+}
+
+fn cache(snapshot: &Snapshot, config: &model::Cache) -> Value {
+    let rules = snapshot.cache_rules.iter().map(|rule| {
+        let count = |result| rule.metrics.count(result);
+        let given: u64 = [CacheResult::Hit, CacheResult::Stale, CacheResult::Revalidated, CacheResult::Collapsed]
+            .into_iter()
+            .map(count)
+            .sum();
+        let looked = given + count(CacheResult::Miss);
+        let (entries, bytes) = rule.metrics.held();
+        json!({
+            "name": &*rule.config.name,
+            "hit_rate": (looked > 0).then(|| ratio(given, looked)),
+            "bypasses": count(CacheResult::Bypass),
+            "entries": entries,
+            "bytes": bytes,
+        })
+    });
+    json!({
+        "memory_bytes": snapshot.shared.cache.bytes(),
+        "memory_limit": config.memory,
+        "rules": rules.collect::<Vec<_>>(),
+    })
+}
+
+/// With three digits.
+fn ratio(part: u64, whole: u64) -> f64 {
+    #[allow(clippy::cast_precision_loss)] // It is shown with three digits.
+    let ratio = part as f64 / whole as f64;
+    (ratio * 1000.0).round() / 1000.0
 }
 
 fn describe(upstream: &Upstream) -> Value {

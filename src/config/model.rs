@@ -4,6 +4,7 @@
 //! `validate` is the only producer. What needs a restart stands in [`RestartOnly`]; everything else takes effect with a
 //! reload. `upstream.rs` holds what belongs to an upstream, `tls.rs` what belongs to TLS. No Pingora, no sockets, no clock.
 
+mod cache;
 mod limit;
 mod tls;
 mod upstream;
@@ -17,6 +18,7 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue, Method};
 use ipnet::IpNet;
 
+pub use cache::{Cache, CacheRule, CookiePattern, KeyQuery, Ttl};
 pub use limit::{KeyPart, OnRedisDown, Rate, RateLimit, Redis, RedisKind, RedisNode, RedisUrl, Secret};
 pub use tls::{CertificateFiles, ClientCerts, Tls, TlsVersion, UpstreamTls};
 pub use upstream::{
@@ -38,6 +40,8 @@ pub struct Config {
     pub spool: Spool,
     /// None: limits are kept in this process.
     pub redis: Option<Redis>,
+    /// None: no answer is kept.
+    pub cache: Option<Cache>,
     /// Sorted by name; [`Action::Upstream`] holds an index into it.
     pub upstreams: Vec<Upstream>,
     /// In the order of the file.

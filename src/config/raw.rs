@@ -5,6 +5,7 @@
 //! reported by then. What the values mean together is for `validate`. The keys of an upstream, of a route, of TLS and of
 //! security fields have files of their own.
 
+mod cache;
 mod limit;
 mod route;
 mod security;
@@ -13,6 +14,7 @@ mod upstream;
 
 use std::time::Duration;
 
+pub use cache::{Cache, CacheRule};
 pub use limit::{RateLimit, Redis};
 pub use route::{HeaderEdits, Redirect, Respond, Route};
 pub use security::SecurityHeaders;
@@ -43,6 +45,8 @@ section! {
         spool: Spool = "{}",
         /// The Redis that several gateways share limits through.
         redis: Redis,
+        /// Answers that are kept and given again.
+        cache: Cache = "{}",
         /// The apps behind, each under a name of your own that routes refer to.
         upstreams: Table<Upstream> = "{}",
         /// What happens to which request. The order of the routes only matters among regular expressions.
@@ -58,7 +62,7 @@ section! {
         /// Example: `"503" = "/etc/propylon/503.html"`
         error_pages: Table<PageFile> = "{}",
     }
-    later ["cache"]
+    later []
 }
 
 section! {

@@ -226,6 +226,15 @@ pub fn refuse_repeats<T, K: PartialEq>(report: &mut Report, list: &[At<T>], key:
     }
 }
 
+/// How a key is written in the file, where it is a word that Rust keeps for itself.
+#[must_use]
+pub const fn key_name(identifier: &'static str) -> &'static str {
+    match identifier.as_bytes() {
+        [b'r', b'#', ..] => identifier.split_at(2).1,
+        _ => identifier,
+    }
+}
+
 /// Declares a section: documentation, keys with type and default, and the names that are refused as not supported yet.
 /// With `short key`, a value that is no table is read as that key alone.
 macro_rules! section {
@@ -257,7 +266,7 @@ macro_rules! section {
                 SectionInfo {
                     about: &[$($about),*],
                     keys: vec![$(KeyInfo {
-                        name: stringify!($key),
+                        name: $crate::config::schema::key_name(stringify!($key)),
                         docs: &[$($doc),*],
                         presence: section!(@presence $($default)?),
                         described: <$type as Read>::describe(),
@@ -280,10 +289,10 @@ macro_rules! section {
                     return Some(Self { $short: Some(At::new(value, node.place.clone())), ..Self::default() });
                 })?
                 let table = walk.table(node)?;
-                walk.refuse_unknown(table, &[$(stringify!($key)),*], &[$($later),*], node.place);
+                walk.refuse_unknown(table, &[$($crate::config::schema::key_name(stringify!($key))),*], &[$($later),*], node.place);
                 Some(Self {
-                    $($key: walk.field(table, stringify!($key), section!(@presence $($default)?), node.place),)*
-                    written: [$(stringify!($key)),*].into_iter().filter(|key| table.contains_key(*key)).collect(),
+                    $($key: walk.field(table, $crate::config::schema::key_name(stringify!($key)), section!(@presence $($default)?), node.place),)*
+                    written: [$($crate::config::schema::key_name(stringify!($key))),*].into_iter().filter(|key| table.contains_key(*key)).collect(),
                 })
             }
         }

@@ -110,6 +110,18 @@ impl Control {
         }
     }
 
+    /// The same for a request that the gateway makes for itself: it has no limits, and is seen through.
+    fn for_nobody(&self) -> Self {
+        let control = Self::new();
+        control.set_upstream_timeouts(self.upstream_patience(false), self.upstream_patience(true));
+        control.finish_without_client();
+        if self.outlives_timeout() {
+            control.outlive_timeout();
+        }
+        control.spool_response(self.spools_response());
+        control
+    }
+
     /// The request counts as in flight by these until its answer is complete.
     pub fn count_by(&self, permits: Vec<Permit>) {
         if !permits.is_empty() {
@@ -345,6 +357,29 @@ impl Exchange {
         }
     }
 
+    /// One like this that the gateway makes for itself, without a body.
+    #[must_use]
+    pub fn for_nobody(&self) -> Self {
+        Self {
+            facts: self.facts.clone(),
+            snapshot: self.snapshot.clone(),
+            received: SystemTime::now(),
+            started: Instant::now(),
+            method: self.method.clone(),
+            version: self.version,
+            target: self.target.clone(),
+            host: self.host.clone(),
+            claims: Vec::new(),
+            dropped: Dropped::default(),
+            size: self.size,
+            has_body: false,
+            upgrade: false,
+            refusal: None,
+            control: self.control.for_nobody(),
+            outcome: Outcome::new(),
+        }
+    }
+
     /// What this client may take.
     #[must_use]
     pub fn client(&self) -> &ClientLimits {
@@ -371,6 +406,12 @@ pub struct Accepted {
 }
 
 impl Accepted {
+    /// Of a request that the gateway makes for itself.
+    #[must_use]
+    pub fn for_nobody(request: RequestHeader) -> Self {
+        Self { request, body: BodyReader::Done, keep_alive: false, expects_continue: false }
+    }
+
     /// Of a head that was none.
     #[must_use]
     pub fn nothing() -> Self {

@@ -22,6 +22,7 @@ use pingora_error::{Error, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use tokio::time::Instant;
 
+use crate::cache::tap::Tap;
 use crate::edge::alarm::Alarm;
 use crate::edge::body::{BodyReader, Step};
 use crate::edge::connection::Connection;
@@ -93,6 +94,8 @@ pub struct Session {
     discarding: bool,
     /// The app had its time.
     app_late: bool,
+    /// Where the cache has a part in it.
+    tap: Option<Arc<Tap>>,
 }
 
 impl Session {
@@ -108,6 +111,13 @@ impl Session {
     #[must_use]
     pub fn on_stream(stream: Stream, exchange: Arc<Exchange>, accepted: Accepted) -> Self {
         Self::over(Wire::Http2(Box::new(stream)), Alarm::default(), exchange, accepted)
+    }
+
+    /// The session of a request that the gateway makes for itself: nobody is answered.
+    #[must_use]
+    pub fn for_nobody(exchange: Arc<Exchange>, accepted: Accepted) -> Self {
+        let discarding = true;
+        Self { discarding, ..Self::over(Wire::Nobody, Alarm::default(), exchange, accepted) }
     }
 
     fn over(wire: Wire, alarm: Alarm, exchange: Arc<Exchange>, accepted: Accepted) -> Self {
@@ -137,6 +147,7 @@ impl Session {
             backlog: None,
             discarding: false,
             app_late: false,
+            tap: None,
         }
     }
 
@@ -152,6 +163,16 @@ impl Session {
 
     pub fn request_mut(&mut self) -> &mut RequestHeader {
         &mut self.request
+    }
+
+    /// Has a say in what the client gets of the next response, and a copy of its body.
+    pub fn tap(&mut self, tap: Arc<Tap>) {
+        self.tap = Some(tap);
+    }
+
+    /// That is over.
+    pub fn untap(&mut self) {
+        self.tap = None;
     }
 
     /// Whether the answer has begun: there will be no other.
@@ -188,6 +209,7 @@ impl Session {
                 stream.close(broken);
                 return None;
             }
+            Wire::Nobody => return None,
         };
         if broken {
             return None;

@@ -9,3 +9,4 @@ pub mod grammar;
 pub mod hop_by_hop;
 pub mod request_hygiene;
 pub mod request_id;
+pub mod stream;

@@ -4,6 +4,7 @@
 //! loaded; recording then is a few relaxed additions to words that no other core writes ([`shards`]), without a lock, a hash or
 //! an allocation. The sums are made when the page is scraped.
 
+mod cache;
 mod endpoint;
 mod histogram;
 mod label;
@@ -26,10 +27,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
 
+pub use cache::{CacheHeld, CacheMetrics};
 pub use endpoint::{EndpointInFlight, EndpointMetrics, EndpointOverdue};
 pub use label::{
-    CheckResult, FieldDrop, Handshake, LimitDecision, Method, QueueDrop, RedisError, Refusal, Reload, Retry,
-    StatusClass, UpstreamError,
+    Bypass, CacheResult, CheckResult, FieldDrop, Handshake, LimitDecision, Method, NotStored, QueueDrop, RedisError,
+    Refusal, Reload, Retry, StatusClass, UpstreamError,
 };
 pub use limit::LimitMetrics;
 pub use listener::{ListenerMetrics, OpenConnection};
@@ -76,6 +78,7 @@ pub struct Metrics {
     endpoints: Live<(String, String), EndpointMetrics>,
     listeners: Live<String, ListenerMetrics>,
     limits: Live<String, LimitMetrics>,
+    caches: Live<String, CacheMetrics>,
     process: Process,
 }
 
@@ -104,6 +107,7 @@ impl Metrics {
             endpoints: Live::default(),
             listeners: Live::default(),
             limits: Live::default(),
+            caches: Live::default(),
             process: Process::new(),
         })
     }
@@ -138,6 +142,12 @@ impl Metrics {
     #[must_use]
     pub fn limit(&self, name: &str) -> Arc<LimitMetrics> {
         self.limits.get(name.to_owned(), |name| LimitMetrics::new(name))
+    }
+
+    /// The handle of the cache rule called `name`; the same one for as long as anybody holds it.
+    #[must_use]
+    pub fn cache(&self, name: &str) -> Arc<CacheMetrics> {
+        self.caches.get(name.to_owned(), |name| CacheMetrics::new(name))
     }
 
     /// Shows this Redis from now on, or that there is none.
@@ -195,6 +205,7 @@ impl Metrics {
         self.write_refusals(&mut page);
         limit::write(&self.limits.all(), &mut page);
         redis::write(self.redis.lock().as_deref(), &mut page);
+        cache::write(&self.caches.all(), &mut page);
         endpoint::write(&self.endpoints.all(), &mut page);
         upstream::write(&self.upstreams.all(), &mut page);
         spool::write(spool, &mut page);

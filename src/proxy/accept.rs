@@ -1,12 +1,15 @@
 //! Whether a request is served at all, and what is done with it: host, target, route and limits, in this order.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use http::{HeaderValue, Method, header};
 use pingora_http::RequestHeader;
 
+use crate::cache::entry::Entry;
 use crate::config::model::{Action, Balance, HashKey, HeadLimits, RedirectPiece, RedirectTemplate, Route};
 use crate::edge::exchange::Exchange;
+use crate::proxy::cache;
 use crate::proxy::context::{Active, origin};
 use crate::proxy::forward;
 use crate::proxy::limit;
@@ -23,6 +26,8 @@ pub enum Next {
     /// To the upstream that is now in the request's state.
     Proxy,
     Answer(Box<Answer>),
+    /// It was kept.
+    Kept(Arc<Entry>),
 }
 
 /// Judges the request and, if it goes to an app, makes it what the app is to see.
@@ -85,6 +90,10 @@ pub fn accept(request: &mut RequestHeader, active: &mut Active) -> Result<Next, 
             let Some(upstream) = exchange.snapshot.upstreams.get(*index).cloned() else {
                 return Err(Rejection::new(Reason::Internal, "route without an upstream"));
             };
+            if let Some(entry) = cache::visit(request, active, host.as_ref(), &decoded, (path, query)) {
+                active.upstream = Some(upstream);
+                return Ok(Next::Kept(entry));
+            }
             check_head(&exchange, upstream.config.head_limits, route)?;
             let (origin_host, port) = (exchange.host.as_ref(), host.as_ref().and_then(|host| host.port));
             let hash = match &upstream.config.balance {

@@ -227,11 +227,18 @@ pub fn outlived(active: &mut Active) -> Option<(Lease, EndpointOverdue)> {
     Some((lease, overdue))
 }
 
+/// There is to be another exchange.
+pub fn begin_again(active: &mut Active) {
+    if let Some(wanted) = &mut active.wanted {
+        wanted.begin_again();
+    }
+}
+
 /// Whether the exchange is to be tried once more.
 pub fn is_repeated(active: &mut Active) -> bool {
     let is_repeated = std::mem::take(&mut active.repeat) && !active.exchange.outcome.client_gone();
-    if let Some(wanted) = active.wanted.as_mut().filter(|_| is_repeated) {
-        wanted.begin_again();
+    if is_repeated {
+        begin_again(active);
     }
     is_repeated
 }

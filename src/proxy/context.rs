@@ -11,6 +11,7 @@ use crate::header::client_address::{Claims, Origin, resolve};
 use crate::header::request_hygiene::FieldKind;
 use crate::header::request_id;
 use crate::observe::metrics::{FieldDrop, RequestInFlight};
+use crate::proxy::cache::Visit;
 use crate::proxy::finish;
 use crate::proxy::rejection::Rejection;
 use crate::rate_limit::Question;
@@ -38,6 +39,8 @@ pub struct Active {
     pub question: Option<Box<Question>>,
     /// What the limits of the route have said.
     pub limited: Option<Box<Verdict>>,
+    /// What it has to do with the cache, where a rule is for it.
+    pub visit: Option<Box<Visit>>,
     pub upstream: Option<Arc<Upstream>>,
     /// Whether the body is received whole before an endpoint is asked for.
     pub buffers_request: bool,
@@ -107,6 +110,7 @@ impl Active {
             counted: None,
             question: None,
             limited: None,
+            visit: None,
             upstream: None,
             buffers_request: true,
             wanted: None,
@@ -122,6 +126,37 @@ impl Active {
             repeat: false,
             rejection: None,
             finished: false,
+        }
+    }
+
+    /// A request that the gateway makes for itself, in place of `of`: nobody is answered, and nothing logged.
+    #[must_use]
+    pub fn for_nobody(exchange: Arc<Exchange>, of: &mut Self) -> Self {
+        Self {
+            exchange,
+            request_id: of.request_id.clone(),
+            client: of.client,
+            https: of.https,
+            route: of.route,
+            counted: None,
+            question: None,
+            limited: None,
+            visit: None,
+            upstream: of.upstream.clone(),
+            buffers_request: true,
+            wanted: of.wanted.take(),
+            lease: None,
+            connection: None,
+            upgrade: None,
+            endpoint: None,
+            unreachable: None,
+            receive_time: None,
+            attempt: Attempt::default(),
+            connect_retries: 0,
+            idempotent_retries: 0,
+            repeat: false,
+            rejection: None,
+            finished: true,
         }
     }
 

@@ -6,7 +6,7 @@ use http::{HeaderValue, header};
 use pingora_http::RequestHeader;
 
 use crate::observe::access_log::Entry;
-use crate::observe::metrics::Method;
+use crate::observe::metrics::{CacheResult, Method};
 use crate::proxy::context::Active;
 use crate::proxy::rejection::{Reason, Rejection};
 use crate::route::target::split_query;
@@ -59,6 +59,9 @@ fn count(active: &Active, status: u16, duration: Duration) {
     route.record(method, status, duration, exchange.outcome.body_bytes(), exchange.outcome.sent_bytes());
     if exchange.outcome.client_gone() {
         route.record_client_abort();
+    }
+    if let Some(visit) = &active.visit {
+        visit.count();
     }
     if let Some(rejection) = &active.rejection {
         metrics.record_rejection(rejection.reason.index());
@@ -119,6 +122,8 @@ fn write_line(active: &Active, request: Option<&RequestHeader>, status: u16, dur
         reason: active.rejection.as_ref().map(|rejection| rejection.reason.word()),
         limit: limit.map(|(name, _)| name),
         limit_dry_run: limit.is_some_and(|(_, dry)| dry),
+        cache: active.visit.as_ref().and_then(|visit| visit.outcome()).map(CacheResult::text),
+        cache_detail: active.visit.as_ref().and_then(|visit| visit.detail()),
         bytes_in: exchange.outcome.body_bytes(),
         bytes_out: exchange.outcome.sent_bytes(),
         duration,

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | judged, and its route found | `accept` |
 //! | measured by the limits of its route | `limit` |
+//! | answered from the cache, or waiting for what another fetches | `cache` |
 //! | made what the app is to see | `forward` |
 //! | its body received whole | `edge::session` |
 //! | an endpoint chosen, waited for, connected to | `attempt` |
@@ -17,6 +18,7 @@
 
 mod accept;
 mod attempt;
+mod cache;
 mod context;
 pub mod exchange;
 mod finish;
@@ -49,6 +51,7 @@ pub async fn serve(engine: &Engine, mut session: Box<Session>, flight: &mut Arc<
         next = Err(rejection);
     }
     match next {
+        Ok(Next::Kept(entry)) => cache::answer(&mut session, &mut active, &entry).await,
         Ok(Next::Answer(answer)) => respond::answer(&mut session, &mut active, answer).await,
         Err(rejection) => respond::reject(&mut session, &mut active, rejection).await,
         // The part that is long and large is in a box of its own: most of a connection's life is spent outside of it.
@@ -60,8 +63,41 @@ pub async fn serve(engine: &Engine, mut session: Box<Session>, flight: &mut Arc<
     session.release().await
 }
 
-/// Gets an answer from the app, or says why there is none.
+/// Gets an answer from the app, or from the cache, or says why there is none.
 async fn proxy(
+    engine: &Engine,
+    mut session: Box<Session>,
+    mut active: Box<Active>,
+    flight: &mut Arc<Flight>,
+) -> (Box<Session>, Box<Active>) {
+    let next = if active.visit.is_some() {
+        Box::pin(cache::turn(engine, &mut session, &mut active)).await
+    } else {
+        cache::Next::Fetch
+    };
+    match next {
+        cache::Next::Fetch => (session, active) = fetch(engine, session, active, flight).await,
+        cache::Next::Answer(entry) => {
+            active.wanted = None;
+            cache::answer(&mut session, &mut active, &entry).await;
+        }
+        cache::Next::Refuse(rejection) => {
+            active.wanted = None;
+            active.rejection = Some(rejection);
+        }
+    }
+    if let Some(rejection) = active.rejection.take() {
+        if rejection.reason == Reason::ClientClosed || session.has_begun() || active.exchange.outcome.client_gone() {
+            active.rejection = Some(rejection);
+        } else {
+            respond::reject(&mut session, &mut active, rejection).await;
+        }
+    }
+    (session, active)
+}
+
+/// Gets an answer from the app; why there is none is in the request's state.
+async fn fetch(
     engine: &Engine,
     mut session: Box<Session>,
     mut active: Box<Active>,
@@ -83,7 +119,7 @@ async fn proxy(
                 tunnel::run(&mut session, &mut active, upgraded).await;
                 break;
             }
-            if !attempt::is_repeated(&mut active) {
+            if !attempt::is_repeated(&mut active) && !cache::asks_again(&mut session, &mut active) {
                 break;
             }
         }
@@ -93,12 +129,8 @@ async fn proxy(
     if let Err(rejection) = ready {
         active.rejection = Some(rejection);
     }
-    if let Some(rejection) = active.rejection.take() {
-        if rejection.reason == Reason::ClientClosed || session.has_begun() || active.exchange.outcome.client_gone() {
-            active.rejection = Some(rejection);
-        } else {
-            respond::reject(&mut session, &mut active, rejection).await;
-        }
+    if active.visit.is_some() {
+        Box::pin(cache::conclude(&mut session, &mut active)).await;
     }
     (session, active)
 }

@@ -97,6 +97,7 @@ reasons! {
     SpoolFull 503 "spool_full" "The gateway has no room for the request body";
     LimitsUnavailable 503 "limits_unavailable" "Whether this request is one too many cannot be told";
     NoEndpoint 503 "no_endpoint" "No address of the application is known";
+    NotCached 504 "not_cached" "No answer is kept, and none else was asked for";
     UpstreamTimeout 504 "upstream_timeout" "The application took too long to answer";
     VersionNotSupported 505 "version_not_supported" "This version of HTTP is not supported";
 }
@@ -160,7 +161,7 @@ impl Reason {
     /// once, not with every request.
     #[must_use]
     pub const fn is_ours_to_mend(self) -> bool {
-        self.status() >= 500 && !matches!(self, Self::VersionNotSupported | Self::LimitsUnavailable)
+        self.status() >= 500 && !matches!(self, Self::VersionNotSupported | Self::LimitsUnavailable | Self::NotCached)
     }
 }
 

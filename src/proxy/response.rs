@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
-use http::{HeaderName, HeaderValue, StatusCode, header};
+use http::{HeaderName, StatusCode, header};
 use pingora_error::{Error, ErrorType, Result};
 use pingora_http::ResponseHeader;
 
 use crate::header::request_id::X_REQUEST_ID;
+use crate::header::stream::{is_event_stream, is_stream};
+use crate::proxy::cache::{self, Way};
 use crate::proxy::context::Active;
 use crate::proxy::limit;
 use crate::proxy::rejection::{Reason, Rejection};
@@ -14,7 +16,6 @@ use crate::proxy::rejection::{Reason, Rejection};
 /// How long an app may have nothing to tell within an event stream, unless its route says otherwise.
 const EVENT_PAUSE: Duration = Duration::from_hours(1);
 const X_ACCEL_REDIRECT: HeaderName = HeaderName::from_static("x-accel-redirect");
-const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
 /// Takes note of the head and refuses what cannot be done for the app.
 ///
@@ -39,10 +40,14 @@ pub fn judge(response: &mut ResponseHeader, active: &mut Active) -> Result<()> {
         active.rejection = Some(Rejection::from(Reason::AccelRedirect));
         return Error::e_explain(ErrorType::InvalidHTTPHeader, "X-Accel-Redirect");
     }
-    if is_stream(response) {
+    let is_stream = is_stream(&response.headers);
+    if active.visit.is_some() {
+        cache::judge(response, active, is_stream);
+    }
+    if is_stream {
         active.exchange.control.spool_response(false);
     }
-    if is_event_stream(response) && route_read_timeout(active).is_none() {
+    if is_event_stream(&response.headers) && route_read_timeout(active).is_none() {
         active.exchange.control.await_events(EVENT_PAUSE);
     }
     // The rest of the family is for a proxy, not for its clients.
@@ -60,40 +65,6 @@ fn route_read_timeout(active: &Active) -> Option<Duration> {
     route.read_timeout
 }
 
-fn is_event_stream(response: &ResponseHeader) -> bool {
-    media_type(response).eq_ignore_ascii_case(b"text/event-stream")
-}
-
-/// The media type without its parameters; empty where there is none.
-fn media_type(response: &ResponseHeader) -> &[u8] {
-    let content_type = response.headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
-    content_type.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii()
-}
-
-/// Whether the response is one that is sent as it is made: keeping the difference for a slow client would only make what it gets
-/// old.
-fn is_stream(response: &ResponseHeader) -> bool {
-    let unbuffered = response.headers.get(X_ACCEL_BUFFERING).map(HeaderValue::as_bytes).unwrap_or_default();
-    unbuffered.trim_ascii().eq_ignore_ascii_case(b"no") || is_stream_type(media_type(response))
-}
-
-fn is_stream_type(media: &[u8]) -> bool {
-    const STREAMS: [&[u8]; 5] = [
-        b"text/event-stream",
-        b"multipart/x-mixed-replace",
-        b"application/x-ndjson",
-        b"application/stream+json",
-        b"application/grpc",
-    ];
-    // gRPC comes with a suffix that names its coding: application/grpc+proto.
-    let media = media
-        .split(|b| *b == b'+')
-        .next()
-        .filter(|base| base.eq_ignore_ascii_case(b"application/grpc"))
-        .unwrap_or(media);
-    STREAMS.iter().any(|stream| media.eq_ignore_ascii_case(stream))
-}
-
 /// Adds what every answer carries, and what the route asks for.
 ///
 /// # Errors
@@ -101,6 +72,9 @@ fn is_stream_type(media: &[u8]) -> bool {
 pub fn edit(response: &mut ResponseHeader, active: &Active) -> Result<()> {
     if !response.headers.contains_key(X_REQUEST_ID) {
         response.insert_header(X_REQUEST_ID, active.request_id.clone())?;
+    }
+    if let Some(visit) = active.visit.as_deref().filter(|visit| visit.way != Way::Unsafe) {
+        cache::add_status(response, visit, None)?;
     }
     edit_for_route(response, active)
 }

@@ -11,6 +11,7 @@ use futures_util::future::join_all;
 
 pub use shared::{Conversation, Shared, Tunnel};
 
+use crate::cache::rule::Rules;
 use crate::config::model::{Config, ListenAddr, Listener, Protocol, Route};
 use crate::observe::metrics::RouteMetrics;
 use crate::rate_limit::Limits;
@@ -38,6 +39,8 @@ pub struct Snapshot {
     pub upstreams: Vec<Arc<Upstream>>,
     /// As in [`Config::routes`]; none where a route has no limits.
     limits: Vec<Option<Arc<Limits>>>,
+    /// Which answers are kept.
+    pub cache_rules: Rules,
     /// What gateways share limits through.
     pub redis: Option<Arc<Redis>>,
     /// None where no listener speaks TLS.
@@ -70,6 +73,7 @@ impl Snapshot {
             allowed_hosts: AllowedHosts::new(&config.server.allowed_hosts),
             route_metrics: config.routes.iter().map(|route| shared.metrics.route(&route.name)).collect(),
             limits: config.routes.iter().map(|route| Limits::build(&route.rate_limits, &shared.metrics)).collect(),
+            cache_rules: Rules::build(config.cache.as_ref(), &shared.metrics),
             redis,
             upstreams,
             tls,
@@ -98,6 +102,7 @@ impl Snapshot {
             None => self.shared.metrics.tls.show(Vec::new()),
         }
         self.shared.metrics.show_redis(self.redis.as_ref().map(|redis| redis.metrics()));
+        self.shared.cache.configure(self.config.cache.as_ref());
         self.upstreams.iter().for_each(|upstream| upstream.start(&self.resolver));
     }
 

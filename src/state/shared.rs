@@ -6,6 +6,7 @@ use std::time::SystemTime;
 
 use tokio::sync::{Notify, watch};
 
+use crate::cache::Cache;
 use crate::observe::access_log::AccessLog;
 use crate::observe::metrics::Metrics;
 use crate::rate_limit::Limiter;
@@ -25,6 +26,8 @@ pub struct Shared {
     pub connections: Arc<Connections>,
     /// The buckets of rate limits.
     pub limiter: Limiter,
+    /// Answers that are kept.
+    pub cache: Cache,
     /// Keys of TLS session tickets.
     pub tickets: Arc<Tickets>,
     draining: AtomicBool,
@@ -48,6 +51,7 @@ impl Shared {
             depot,
             connections: Arc::default(),
             limiter: Limiter::default(),
+            cache: Cache::default(),
             tickets: Arc::default(),
             draining: AtomicBool::new(false),
             drain: watch::Sender::new(false),

@@ -12,6 +12,7 @@ on the machine hits both. The ratio is taken within each round; printed are its 
     GET, POST      HTTP/1.1, 32 connections kept alive, by wrk
     limit          a limit by address that is never met, and one that refuses all but the first; "Redis" shares them through
                    a Redis beside the load, where nginx goes on with its limit_req in memory
+    cache hit      what is kept in memory, where nginx has its proxy_cache on the disk of the machine, which has it in its page cache
     TLS GET        the same over TLS
     TLS h2 GET     8 connections of 16 streams, by h2load
     handshake      each request on a new connection with a full handshake, 8 at a time: the cost of connection, handshake,

@@ -59,6 +59,7 @@ http {{
     limit_req_zone $binary_remote_addr zone=narrow:10m rate=1r/m;
     limit_req_status 429; limit_req_log_level info;
     client_body_temp_path {dir}/{name}-body; proxy_temp_path {dir}/{name}-proxy;
+    proxy_cache_path {dir}/{name}-cache levels=1:2 keys_zone=answers:10m max_size=1g inactive=1h use_temp_path=off;
     # Its default (8 of 4 KB) would send a response of 100 KB by way of the disk.
     proxy_buffers 32 8k;
     # As many as the most requests at a time, which are the streams over h2: with fewer it would open connections anew.
@@ -68,6 +69,12 @@ http {{
         {tls_listener}
         location /limited/ {{
             limit_req zone=wide burst=100000 nodelay;
+            include {dir}/proxied.conf;
+        }}
+        location /cached/ {{
+            proxy_cache answers;
+            proxy_cache_valid 200 1h;
+            proxy_cache_lock on;
             include {dir}/proxied.conf;
         }}
         location /refused/ {{
@@ -129,6 +136,9 @@ rate_limit = {{ rate = "1000000/s" }}
 path = "/refused/*"
 upstream = "app"
 rate_limit = {{ rate = "1/m" }}
+[[cache.rules]]
+path = "/cached/*"
+ttl = "1h"
 """
 
 PROPYLON_REDIS_TABLE = """[redis]
@@ -176,10 +186,10 @@ def prepare(directory):
     """Writes what the servers and their clients read."""
     # Root's nginx would hand its worker to a user who cannot read the directory.
     directory.chmod(0o755)
-    for place in ("", "limited/", "refused/"):
+    for place in ("", "limited/", "refused/", "cached/"):
         (directory / f"www/{place}").mkdir()
         (directory / f"www/{place}1k").write_bytes(b"x" * 1024)
-    (directory / "www/100k").write_bytes(b"x" * 102400)
+        (directory / f"www/{place}100k").write_bytes(b"x" * 102400)
     (directory / "client.cnf").write_text(CLIENT_CONF)
     (directory / "proxied.conf").write_text(NGINX_PROXIED)
     for name, key in CERTIFICATES.items():

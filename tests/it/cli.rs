@@ -25,10 +25,10 @@ const GOOD: &str = r#"
     "#;
 
 /// A directory with these files, for commands that end by themselves.
-struct Place(TempDir);
+pub struct Place(TempDir);
 
 impl Place {
-    fn new(files: &[(&str, &str)]) -> Self {
+    pub fn new(files: &[(&str, &str)]) -> Self {
         let place = Self(tempfile::tempdir().unwrap());
         for (name, text) in files {
             fs::write(place.path().join(name), text).unwrap();
@@ -40,7 +40,7 @@ impl Place {
         self.0.path()
     }
 
-    fn run(&self, arguments: &[&str]) -> Finished {
+    pub fn run(&self, arguments: &[&str]) -> Finished {
         let output = Command::new(env!("CARGO_BIN_EXE_propylon"))
             .args(arguments)
             .current_dir(self.path())

@@ -44,6 +44,9 @@ mod websocket_closing;
 mod websocket_opening;
 mod websocket_slot;
 
+// Answers that are kept.
+mod cache;
+
 // How much a client may ask for.
 mod rate_limit;
 mod rate_limit_model;

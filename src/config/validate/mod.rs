@@ -4,6 +4,7 @@
 //! here either has no default or has been reported before; either way the result is only handed out when the report is
 //! clean.
 
+mod cache;
 mod capacity;
 mod error_pages;
 mod headers;
@@ -54,6 +55,7 @@ pub fn build(raw: Gateway, source: Option<&Path>, base: &Path, report: &mut Repo
         log: server::build_log(&given(raw.log)),
         spool: spool.value,
         redis,
+        cache: cache::build(given(raw.cache), report),
         security: sets.basic(),
         error_pages: error_pages::read_all(given(raw.error_pages), base, report),
         upstreams: upstreams.into_iter().map(|upstream| upstream.value).collect(),

@@ -4,6 +4,7 @@
 
 mod address;
 mod balance;
+mod cache;
 mod duration;
 mod file;
 mod header;

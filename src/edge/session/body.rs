@@ -58,6 +58,7 @@ impl Session {
             match &mut self.wire {
                 Wire::Http1(_) => self.out.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n"),
                 Wire::Http2(stream) => stream.ask_for_body(),
+                Wire::Nobody => {}
             }
             return Box::pin(self.flush(Bytes::new())).await;
         }

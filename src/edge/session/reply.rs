@@ -15,6 +15,7 @@ use pingora_error::{ErrorType, Result};
 use pingora_http::ResponseHeader;
 use tokio::time::Instant;
 
+use crate::cache::tap::Passed;
 use crate::config::model::{ClientLimits, MIN_RATE_GRACE};
 use crate::edge::alarm::{NEVER, deadline_in};
 use crate::edge::exchange::Exchange;
@@ -77,6 +78,11 @@ impl Session {
             return Ok(());
         }
         self.record_heard();
+        match self.tap.as_ref().map_or(Passed::All, |tap| tap.passed()) {
+            Passed::All => {}
+            Passed::NotModified => response.set_status(StatusCode::NOT_MODIFIED)?,
+            Passed::Nothing => return Ok(()),
+        }
         say_length_once(&mut response);
         let Some(framing) = Framing::of(&response, &self.method, self.version) else {
             return self.fail(
@@ -115,6 +121,7 @@ impl Session {
                 self.response = Some(Box::new(ResponseHeader::build_no_case(response.status, Some(0))?));
                 stream.take_head(*response);
             }
+            Wire::Nobody => self.response = Some(response),
         }
         Ok(())
     }
@@ -144,6 +151,7 @@ impl Session {
     /// The app sends more than it announced; the client is gone.
     pub async fn take_body(&mut self, data: Bytes) -> Result<()> {
         self.record_heard();
+        self.tap.iter().for_each(|tap| tap.push(&data));
         if data.is_empty() || self.framing == Framing::None {
             return Ok(());
         }
@@ -197,6 +205,7 @@ impl Session {
         }
         self.exchange.control.uncount();
         self.ended = true;
+        self.tap.iter().for_each(|tap| tap.end());
         Ok(())
     }
 

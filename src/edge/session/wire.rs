@@ -1,4 +1,4 @@
-//! The client's end of a request: an HTTP/1.1 connection, or one stream of an HTTP/2 connection.
+//! The client's end of a request: an HTTP/1.1 connection, one stream of an HTTP/2 connection, or nobody.
 //!
 //! What comes of the body, and what goes out of the response: where one is in bytes of its own framing, the other is in calls to
 //! the library that frames it.
@@ -20,6 +20,8 @@ const PIPELINED_MAX: usize = 16 * 1024;
 pub enum Wire {
     Http1(Http1),
     Http2(Box<Stream>),
+    /// The gateway asks for itself: there is nobody to answer.
+    Nobody,
 }
 
 /// An HTTP/1.1 connection, of which the request was read as far as its head.
@@ -35,6 +37,7 @@ impl Wire {
         match self {
             Self::Http1(Http1 { connection, body }) => body.step(&mut connection.buf),
             Self::Http2(stream) => Ok(stream.step()),
+            Self::Nobody => Ok(Step::End),
         }
     }
 
@@ -43,6 +46,7 @@ impl Wire {
         match self {
             Self::Http1(Http1 { body, .. }) => body.is_done(),
             Self::Http2(stream) => stream.is_received(),
+            Self::Nobody => true,
         }
     }
 
@@ -50,7 +54,7 @@ impl Wire {
     pub fn announced(&self) -> Option<u64> {
         match self {
             Self::Http1(Http1 { body: BodyReader::Length(left), .. }) => Some(*left),
-            Self::Http1(_) => None,
+            Self::Http1(_) | Self::Nobody => None,
             Self::Http2(stream) => stream.announced(),
         }
     }
@@ -58,7 +62,7 @@ impl Wire {
     /// What the response may have of memory as long as the client does not take it, in bytes.
     pub fn memory_share(&self) -> usize {
         match self {
-            Self::Http1(_) => usize::MAX,
+            Self::Http1(_) | Self::Nobody => usize::MAX,
             Self::Http2(stream) => stream.memory_share(),
         }
     }
@@ -68,6 +72,7 @@ impl Wire {
         match self {
             Self::Http1(Http1 { connection, .. }) => connection.buf.len(),
             Self::Http2(stream) => stream.ahead(),
+            Self::Nobody => 0,
         }
     }
 
@@ -82,6 +87,7 @@ impl Wire {
                 transport.poll_arrived(cx, buf, at_once)
             }
             Self::Http2(stream) => stream.poll_heard(cx, wants_body),
+            Self::Nobody => Poll::Pending,
         }
     }
 
@@ -106,6 +112,12 @@ impl Wire {
                 Poll::Ready(Ok(written))
             }
             Self::Http2(stream) => stream.poll_send(cx, out, data, end),
+            Self::Nobody => {
+                let length = out.len() + data.len();
+                out.clear();
+                data.clear();
+                Poll::Ready(Ok(length))
+            }
         }
     }
 
@@ -113,7 +125,7 @@ impl Wire {
     /// whole.
     pub fn owes(&self, ended: bool) -> bool {
         match self {
-            Self::Http1(_) => false,
+            Self::Http1(_) | Self::Nobody => false,
             Self::Http2(stream) => stream.owes(ended),
         }
     }
@@ -122,7 +134,7 @@ impl Wire {
     pub fn has_pending(&self) -> bool {
         match self {
             Self::Http1(Http1 { connection, .. }) => connection.transport.has_pending(),
-            Self::Http2(_) => false,
+            Self::Http2(_) | Self::Nobody => false,
         }
     }
 
@@ -137,7 +149,7 @@ impl Wire {
                     sent => sent,
                 }
             }
-            Self::Http2(_) => Poll::Ready(Ok(())),
+            Self::Http2(_) | Self::Nobody => Poll::Ready(Ok(())),
         }
     }
 }

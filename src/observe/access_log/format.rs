@@ -44,6 +44,10 @@ pub struct Entry<'a> {
     pub limit: Option<&'a str>,
     /// Whether it would have, and only counted it.
     pub limit_dry_run: bool,
+    /// What the cache made of the request; none where no rule is for it.
+    pub cache: Option<&'static str>,
+    /// Why the request went past it, or its answer was not kept.
+    pub cache_detail: Option<&'static str>,
     /// Bytes of the request's body.
     pub bytes_in: u64,
     /// Bytes of the response's body.
@@ -92,6 +96,8 @@ impl Entry<'_> {
             reason: None,
             limit: None,
             limit_dry_run: false,
+            cache: None,
+            cache_detail: None,
             bytes_in: 0,
             bytes_out: 0,
             duration: Duration::ZERO,
@@ -148,6 +154,8 @@ fn write_json(entry: &Entry<'_>, line: &mut Vec<u8>) {
     object.text("reason", entry.reason.map(str::as_bytes));
     object.text("limit", entry.limit.map(str::as_bytes));
     object.flag("dry_run", Some(true).filter(|_| entry.limit_dry_run));
+    object.text("cache", entry.cache.map(str::as_bytes));
+    object.text("cache_detail", entry.cache_detail.map(str::as_bytes));
     object.number("bytes_in", Some(entry.bytes_in));
     object.number("bytes_out", Some(entry.bytes_out));
     object.seconds("duration", Some(entry.duration));

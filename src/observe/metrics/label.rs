@@ -227,6 +227,76 @@ closed_set! {
     }
 }
 
+closed_set! {
+    /// What the cache made of a request that met a rule.
+    CacheResult {
+        /// Answered with what was kept, and fresh.
+        Hit = "hit",
+        /// Answered with what was kept, past its time.
+        Stale = "stale",
+        /// Answered with what was kept, after the app said that nothing has changed.
+        Revalidated = "revalidated",
+        /// Answered with what another request fetched.
+        Collapsed = "collapsed",
+        /// Nothing of use was kept.
+        Miss = "miss",
+        /// The request is not one that is answered so.
+        Bypass = "bypass",
+    }
+}
+
+closed_set! {
+    /// Why a request was not answered from the cache, nor its answer kept.
+    Bypass {
+        /// It has a cookie that is not one of `ignore_cookies`.
+        Cookie = "cookie",
+        /// It has a body.
+        Body = "body",
+        /// It asks for a WebSocket.
+        Upgrade = "upgrade",
+        /// Its client has shown who it is by a certificate.
+        ClientCert = "client_cert",
+        /// It says `Cache-Control: no-store`.
+        NoStore = "no_store",
+        /// It says `If-Match` or `If-Unmodified-Since`, which only the app can answer.
+        Precondition = "precondition",
+    }
+}
+
+closed_set! {
+    /// Why a response was not kept.
+    NotStored {
+        /// It sets a cookie.
+        SetCookie = "set_cookie",
+        /// `Cache-Control: private`.
+        Private = "private",
+        /// `Cache-Control: no-store`, or one that cannot be read.
+        NoStore = "no_store",
+        /// `Vary: *`, or by what is another for each request.
+        VaryAny = "vary_any",
+        /// `Vary` by `Cookie` or `Authorization`.
+        VaryUser = "vary_user",
+        /// To a request with `Authorization`, and it does not say that it is for all.
+        Authorization = "authorization",
+        /// Part of another, or none that is final.
+        Status = "status",
+        /// Neither it nor the rule says for how long.
+        NoLifetime = "no_lifetime",
+        /// Sent as it is made.
+        EventStream = "event_stream",
+        /// It ends with its connection: whether it is whole could not be told.
+        LengthUnknown = "length_unknown",
+        /// Longer than `max_body`, or than memory has room for.
+        TooLarge = "too_large",
+        /// It broke.
+        Incomplete = "incomplete",
+        /// Too much is being fetched at once.
+        Busy = "busy",
+        /// It was purged while it was fetched.
+        Purged = "purged",
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

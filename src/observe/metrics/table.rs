@@ -80,6 +80,19 @@ families! {
     REDIS_STATE_CHANGES: Counter "propylon_redis_state_changes_total" ["state"]
         "Times Redis was found to answer, or to answer no more.";
 
+    CACHE_REQUESTS: Counter "propylon_cache_requests_total" ["rule", "result"]
+        "GET and HEAD requests that met a cache rule, by what became of them.";
+    CACHE_BYPASSES: Counter "propylon_cache_bypasses_total" ["rule", "reason"]
+        "Requests that went past the cache, by reason.";
+    CACHE_STORED: Counter "propylon_cache_stored_total" ["rule"]
+        "Responses that were kept, those that were found unchanged among them.";
+    CACHE_NOT_STORED: Counter "propylon_cache_not_stored_total" ["rule", "reason"]
+        "Responses that were not kept, by reason.";
+    CACHE_ENTRIES: Gauge "propylon_cache_entries" ["tier", "rule"]
+        "Responses that are kept, those that a client still reads after they were dropped among them.";
+    CACHE_BYTES: Gauge "propylon_cache_bytes" ["tier", "rule"]
+        "Bytes of them, heads and bookkeeping included.";
+
     UPSTREAM_REQUESTS: Counter "propylon_upstream_requests_total" ["upstream", "endpoint", "code"]
         "Responses of an endpoint, by class of the status code.";
     UPSTREAM_ERRORS: Counter "propylon_upstream_errors_total" ["upstream", "endpoint", "kind"]

@@ -1,0 +1,219 @@
+//! Answers that are kept and given again (RFC 9111, as a shared cache).
+//!
+//! | what | file |
+//! |---|---|
+//! | which rule a request meets, and its key | [`rule`] |
+//! | `Cache-Control` | [`directives`] |
+//! | ages and lifetimes | [`freshness`] |
+//! | what is kept, and who may have it | [`policy`] |
+//! | `Vary` | [`vary`] |
+//! | conditions and ranges of a request | [`conditional`], [`range`] |
+//! | one answer | [`entry`] |
+//! | where it is | [`memory`] |
+//! | one fetch for all who want it | [`collapse`] |
+//! | the copy that is made of a body as it passes | [`tap`] |
+//! | what is gone before its time | [`purge`] |
+//!
+//! Nothing here knows of sessions or connections: the steps of a request are in `proxy::cache`.
+
+pub mod collapse;
+pub mod conditional;
+pub mod directives;
+pub mod entry;
+pub mod freshness;
+pub mod memory;
+pub mod policy;
+pub mod purge;
+pub mod range;
+pub mod rule;
+pub mod tap;
+pub mod vary;
+
+use std::cell::Cell;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use http::HeaderMap;
+
+use crate::config::model;
+use crate::observe::metrics::NotStored;
+use collapse::Fetches;
+use entry::{Entry, Head};
+use freshness::{Millis, millis};
+use memory::{Key, Look, Memory};
+use purge::{Found, How, Purges, What};
+use rule::Rule;
+use tap::Budget;
+
+/// How long it is remembered that answers under a key are not to be kept, so that those who want them do not wait for each other.
+const PASS: Duration = Duration::from_secs(10);
+/// Of the memory, bodies that are being copied may have so much beside it.
+const COPIES: u64 = 8;
+/// And never less, in bytes.
+const COPIES_LEAST: u64 = 1 << 20;
+/// Counters of fetches under way; keys share them.
+const UNDER_WAY: usize = 1024;
+
+/// What outlives every configuration: an answer that is kept is found under the next.
+#[derive(Debug)]
+pub struct Cache {
+    memory: OnceLock<Memory>,
+    pub fetches: Arc<Fetches>,
+    purges: Purges,
+    pub budget: Arc<Budget>,
+    under_way: Arc<[AtomicU32]>,
+    hasher: RandomState,
+}
+
+impl Default for Cache {
+    fn default() -> Self {
+        Self {
+            memory: OnceLock::new(),
+            fetches: Arc::default(),
+            purges: Purges::default(),
+            budget: Arc::default(),
+            under_way: (0..UNDER_WAY).map(|_| AtomicU32::new(0)).collect(),
+            hasher: RandomState::new(),
+        }
+    }
+}
+
+/// An answer that is being fetched, until dropped.
+#[derive(Debug)]
+pub struct Fetching {
+    under_way: Arc<[AtomicU32]>,
+    at: usize,
+    /// The last purge before it began.
+    pub after: u64,
+}
+
+impl Drop for Fetching {
+    fn drop(&mut self) {
+        if let Some(count) = self.under_way.get(self.at) {
+            count.fetch_sub(1, Relaxed);
+        }
+    }
+}
+
+/// Bytes of a body that memory can keep.
+#[must_use]
+pub fn most_of_one(config: &model::Cache) -> u64 {
+    config.max_body.min(config.memory / memory::PART_OF_ONE)
+}
+
+impl Cache {
+    /// Has as much room as the configuration that is in force says.
+    pub fn configure(&self, config: Option<&model::Cache>) {
+        let bytes = config.map_or(0, |cache| cache.memory);
+        if bytes > 0 {
+            self.memory.get_or_init(|| Memory::new(bytes));
+        }
+        if let Some(memory) = self.memory.get() {
+            memory.resize(bytes);
+        }
+        self.budget.set_limit((bytes / COPIES).max(COPIES_LEAST));
+    }
+
+    /// Looks for the answer to a request with these fields, and under which key it is where that is not the primary.
+    #[must_use]
+    pub fn look(&self, rule: &Rule, primary: &[u8], request: &HeaderMap) -> (Look, Option<Key>) {
+        let Some(memory) = self.memory.get() else { return (Look::Nothing, None) };
+        let (look, key) = memory.look(primary, &rule.config.key_headers, request);
+        if let Look::Entry(entry) = &look {
+            match self.purges.find(entry) {
+                Found::Kept => {}
+                Found::Stale(from) => entry.make_stale(from),
+                Found::Gone => {
+                    memory.remove(key.as_deref().unwrap_or(primary));
+                    return (Look::Nothing, key);
+                }
+            }
+        }
+        (look, key)
+    }
+
+    /// An answer under `primary` is asked for from now on, until the guard is dropped.
+    #[must_use]
+    pub fn begin_fetch(&self, primary: &[u8]) -> Fetching {
+        let at = self.place(primary);
+        if let Some(count) = self.under_way.get(at) {
+            count.fetch_add(1, Relaxed);
+        }
+        Fetching { under_way: self.under_way.clone(), at, after: self.purges.latest() }
+    }
+
+    fn place(&self, primary: &[u8]) -> usize {
+        usize::try_from(self.hasher.hash_one(primary) % UNDER_WAY as u64).unwrap_or_default()
+    }
+
+    /// Keeps an answer to `request`.
+    ///
+    /// # Errors
+    /// It was purged while it was fetched.
+    pub fn keep(&self, rule: &Rule, head: Head, body: Bytes, request: &HeaderMap) -> Result<Arc<Entry>, NotStored> {
+        let mut entry = Entry::new(head, body);
+        match self.purges.find(&entry) {
+            Found::Kept => {}
+            Found::Stale(from) => entry.make_stale(from),
+            Found::Gone => return Err(NotStored::Purged),
+        }
+        entry.held = Some(rule.metrics.hold(entry.weight()));
+        let entry = Arc::new(entry);
+        if let Some(memory) = self.memory.get() {
+            memory.keep(entry.clone(), request);
+        }
+        rule.metrics.record_stored();
+        Ok(entry)
+    }
+
+    /// Remembers for a while that what is fetched under `key` is not to be kept; what was there goes.
+    pub fn pass(&self, key: Key) {
+        if let Some(memory) = self.memory.get() {
+            memory.pass(key, millis(SystemTime::now() + PASS));
+        }
+    }
+
+    /// What was asked for under `primary` until now is not given any more (RFC 9111 section 4.4).
+    pub fn invalidate(&self, primary: &[u8]) {
+        let is_kept = self.memory.get().is_some_and(|memory| memory.remove(primary));
+        let is_fetched = self.under_way.get(self.place(primary)).is_some_and(|count| count.load(Relaxed) > 0);
+        // Marks are kept for purges that have something to find.
+        if is_kept || is_fetched {
+            self.purges.add(What::Key(primary.into()), How::Hard);
+        }
+    }
+
+    /// Purges; how many answers in memory that met. It takes a time in proportion to all that are there: not for a thread that
+    /// serves requests.
+    pub fn purge(&self, purged: Vec<What>, how: How) -> usize {
+        for what in purged {
+            self.purges.add(what, how);
+        }
+        let Some(memory) = self.memory.get() else { return 0 };
+        let met = Cell::new(0);
+        memory.retain(|entry| {
+            let found = self.purges.find(entry);
+            if let Found::Stale(from) = found {
+                entry.make_stale(from);
+            }
+            met.set(met.get() + usize::from(found != Found::Kept));
+            found != Found::Gone
+        });
+        met.get()
+    }
+
+    /// Bytes in memory, keys that lead to no answer among them.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.memory.get().map_or(0, Memory::bytes)
+    }
+}
+
+/// The moment.
+#[must_use]
+pub fn now() -> Millis {
+    millis(SystemTime::now())
+}

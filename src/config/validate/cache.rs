@@ -1,0 +1,109 @@
+//! `[cache]`.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::super::error::Report;
+use super::super::model::{Cache, CacheRule, PathPattern};
+use super::super::place::{At, Place};
+use super::super::raw;
+use super::super::schema::refuse_repeats;
+use super::super::walk::quoted;
+use super::given;
+
+/// Least memory that is worth a cache, in bytes.
+const LEAST: u64 = 1 << 20;
+
+/// The cache; none without a rule.
+pub(super) fn build(raw: raw::Cache, report: &mut Report) -> Option<Cache> {
+    if let Some(memory) = raw.memory.as_ref().filter(|memory| memory.value.0 < LEAST) {
+        report.problem(&memory.place, "expected at least 1MiB");
+    }
+    let rules = given(raw.rules);
+    let mut built = Vec::new();
+    let mut names = Vec::new();
+    let mut seen: Vec<(CacheRule, Place)> = Vec::new();
+    for rule in rules {
+        names.push(rule.value.name.as_ref().map(|name| name.place.clone()));
+        let has_path = rule.value.path.is_some();
+        let place = rule.place.clone();
+        let rule = build_rule(rule, report);
+        if has_path {
+            let same = |(earlier, _): &&(CacheRule, Place)| {
+                earlier.path.to_string() == rule.path.to_string()
+                    && (earlier.hosts.is_empty() || earlier.hosts == rule.hosts)
+            };
+            if let Some((_, at)) = seen.iter().find(same) {
+                report.problem(
+                    &place,
+                    format!("is never asked: {at} is for the same host and path, and stands before it"),
+                );
+            }
+            seen.push((rule.clone(), place));
+        }
+        built.push(rule);
+    }
+    name(&mut built, &names, report);
+    (!built.is_empty()).then(|| Cache { memory: given(raw.memory).0, max_body: given(raw.max_body).0, rules: built })
+}
+
+fn build_rule(rule: At<raw::CacheRule>, report: &mut Report) -> CacheRule {
+    let raw = rule.value;
+    if let Some(name) = &raw.name
+        && (name.value.is_empty() || name.value.len() > 200 || name.value.chars().any(char::is_control))
+    {
+        report.problem(&name.place, format!("expected a name of 1 to 200 bytes; found {}", quoted(&name.value)));
+    }
+    let overrides = raw.r#override.as_ref().is_some_and(|it| it.value);
+    if let Some(at) = raw.r#override.as_ref().filter(|_| overrides && !raw.written.contains(&"ttl")) {
+        report.problem(&at.place, "`override` puts `ttl` above what an answer says; expected `ttl` beside it");
+    }
+    let hosts = given(raw.host);
+    refuse_repeats(report, &hosts, Clone::clone);
+    let key = given(raw.key);
+    let headers = given(key.headers);
+    refuse_repeats(report, &headers, Clone::clone);
+    for header in &headers {
+        if ["cookie", "authorization"].contains(&header.value.0.as_str()) {
+            let message = "an answer that depends on it is one user's and is not kept";
+            report.problem(&header.place, message);
+        }
+    }
+    CacheRule {
+        name: Arc::from(raw.name.map(|name| name.value).unwrap_or_default()),
+        hosts: hosts.into_iter().map(|host| host.value).collect(),
+        path: raw.path.map_or_else(|| PathPattern::Prefix("/".into()), |path| path.value),
+        ttl: raw.ttl.map(|ttl| ttl.value),
+        overrides,
+        stale_while_revalidate: given(raw.stale_while_revalidate),
+        stale_if_error: given(raw.stale_if_error),
+        key_query: given(key.query),
+        key_headers: headers.into_iter().map(|header| header.value.0).collect(),
+        ignore_cookies: given(raw.ignore_cookies).into_iter().map(|cookie| cookie.value).collect(),
+        ignore_client_directives: raw.ignore_client_directives.is_some_and(|it| it.value),
+        collapse_timeout: given(raw.collapse_timeout),
+    }
+}
+
+/// Names the rules that have no name, and reports names given twice.
+fn name(rules: &mut [CacheRule], written: &[Option<Place>], report: &mut Report) {
+    let mut taken: HashMap<Arc<str>, String> = HashMap::new();
+    for (rule, place) in rules.iter().zip(written) {
+        let Some(place) = place else { continue };
+        match taken.get(&rule.name) {
+            Some(at) => report.problem(place, format!("{} is the name of {at} already", quoted(&rule.name))),
+            None => drop(taken.insert(rule.name.clone(), place.path.trim_end_matches(".name").to_owned())),
+        }
+    }
+    for (index, (rule, place)) in rules.iter_mut().zip(written).enumerate() {
+        if place.is_some() {
+            continue;
+        }
+        let mut name = rule.hosts.first().map_or_else(|| rule.path.to_string(), |host| format!("{host}{}", rule.path));
+        while taken.contains_key(name.as_str()) {
+            name = format!("{name} #{index}");
+        }
+        rule.name = Arc::from(name);
+        taken.insert(rule.name.clone(), format!("cache.rules[{index}]"));
+    }
+}

@@ -1,0 +1,156 @@
+//! An answer out of the cache: whole, in part, or that the client has it already.
+
+use bytes::Bytes;
+use http::header::{AGE, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, RANGE};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use pingora_error::Result;
+use pingora_http::ResponseHeader;
+
+use super::{Visit, Way};
+use crate::cache::entry::Entry;
+use crate::cache::policy::Freshness;
+use crate::cache::{conditional, now, range};
+use crate::edge::session::Session;
+use crate::header::request_id::X_REQUEST_ID;
+use crate::observe::metrics::CacheResult;
+use crate::proxy::context::Active;
+use crate::proxy::response::edit_for_route;
+
+pub const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
+
+/// Writes it. Whether the client took it is in the exchange's outcome.
+pub async fn answer(session: &mut Session, active: &mut Active, entry: &Entry) {
+    // It is in memory already: what a slow client does not take waits there.
+    active.exchange.control.spool_response(false);
+    let written = match head(session, active, entry) {
+        Ok((head, body)) => Box::pin(write(session, head, body)).await,
+        Err(error) => Err(error),
+    };
+    if let Err(error) = written {
+        tracing::debug!(%error, "an answer of the cache was not taken");
+    }
+}
+
+async fn write(session: &mut Session, head: ResponseHeader, body: Bytes) -> Result<()> {
+    session.take_header(Box::new(head))?;
+    session.take_body(body).await?;
+    session.take_end()?;
+    session.flush(Bytes::new()).await
+}
+
+fn head(session: &mut Session, active: &Active, entry: &Entry) -> Result<(ResponseHeader, Bytes)> {
+    session.untap();
+    let asked = active.visit.as_ref().and_then(|visit| visit.fetch.as_ref()).map(|fetch| &fetch.asked);
+    let asked = asked.unwrap_or(&session.request().headers);
+    let (status, headers, body) = part(asked, &active.exchange.method, entry);
+    let mut parts = http::Response::new(()).into_parts().0;
+    parts.status = status;
+    parts.headers = headers;
+    let mut head = ResponseHeader::from(parts);
+    let now = now();
+    head.insert_header(AGE, HeaderValue::from(entry.terms.age(now)))?;
+    if let Some(visit) = &active.visit {
+        add_status(&mut head, visit, Some(entry.freshness(now)))?;
+    }
+    head.insert_header(X_REQUEST_ID, active.request_id.clone())?;
+    edit_for_route(&mut head, active)?;
+    Ok((head, body))
+}
+
+/// What of the entry is the answer to a request with these fields.
+fn part(asked: &HeaderMap, method: &Method, entry: &Entry) -> (StatusCode, HeaderMap, Bytes) {
+    if conditional::is_not_modified(asked, entry.status, &entry.headers) {
+        return (StatusCode::NOT_MODIFIED, conditional::not_modified(&entry.headers), Bytes::new());
+    }
+    let whole = || (entry.status, entry.headers.clone(), entry.body.clone());
+    let is_ranged = *method == Method::GET
+        && entry.status == StatusCode::OK
+        && asked.contains_key(RANGE)
+        && conditional::range_is_of(asked, &entry.headers);
+    if !is_ranged {
+        return whole();
+    }
+    let length = entry.body.len();
+    let mut headers = entry.headers.clone();
+    let mut set = |name: HeaderName, value: String| {
+        if let Ok(value) = HeaderValue::try_from(value) {
+            headers.insert(name, value);
+        }
+    };
+    match range::asked(asked, length) {
+        range::Asked::Whole => whole(),
+        range::Asked::Beyond => {
+            let mut headers = HeaderMap::new();
+            headers.insert(CONTENT_LENGTH, HeaderValue::from(0));
+            if let Ok(value) = HeaderValue::try_from(format!("bytes */{length}")) {
+                headers.insert(CONTENT_RANGE, value);
+            }
+            (StatusCode::RANGE_NOT_SATISFIABLE, headers, Bytes::new())
+        }
+        range::Asked::Parts(parts) => {
+            let body = if let [part] = &*parts {
+                set(CONTENT_RANGE, range::content_range(part, length));
+                entry.body.slice(part.clone())
+            } else {
+                let boundary = uuid::Uuid::new_v4().simple().to_string();
+                let content_type = entry.headers.get(CONTENT_TYPE);
+                let (body, media) = range::multipart(&parts, &entry.body, content_type, &boundary);
+                set(CONTENT_TYPE, media);
+                body
+            };
+            set(CONTENT_LENGTH, body.len().to_string());
+            (StatusCode::PARTIAL_CONTENT, headers, body)
+        }
+    }
+}
+
+/// Says in `Cache-Status` what the cache did (RFC 9211).
+///
+/// # Errors
+/// None: what is written are tokens and numbers.
+pub fn add_status(head: &mut ResponseHeader, visit: &Visit, freshness: Option<Freshness>) -> Result<()> {
+    let mut text = String::with_capacity(48);
+    text.push_str("propylon; ");
+    let bypass = match visit.way {
+        Way::Bypass(why) => Some(why),
+        _ => None,
+    };
+    let fetch = visit.fetch.as_deref();
+    match (visit.result, bypass) {
+        (_, Some(why)) => {
+            text.push_str("fwd=bypass; detail=");
+            text.push_str(why.text());
+        }
+        (CacheResult::Revalidated, _) => text.push_str("fwd=stale; fwd-status=304"),
+        (CacheResult::Collapsed, _) => text.push_str("fwd=miss; collapsed"),
+        (CacheResult::Stale, _) if fetch.is_some_and(|fetch| fetch.withheld.is_some()) => {
+            text.push_str("fwd=stale; detail=stale-if-error");
+        }
+        (CacheResult::Hit | CacheResult::Stale, _) => text.push_str("hit"),
+        _ => text.push_str(if visit.entry.is_some() { "fwd=stale" } else { "fwd=miss" }),
+    }
+    let mut number = itoa::Buffer::new();
+    match freshness {
+        Some(Freshness::Fresh(left)) => {
+            text.push_str("; ttl=");
+            text.push_str(number.format(left / 1000));
+        }
+        Some(Freshness::Stale(since)) => {
+            text.push_str("; ttl=-");
+            text.push_str(number.format(since / 1000));
+        }
+        None => match visit.not_stored {
+            Some(why) => {
+                text.push_str("; detail=");
+                text.push_str(why.text());
+            }
+            None if fetch.is_some_and(|fetch| fetch.tap.records()) => text.push_str("; stored"),
+            None => {}
+        },
+    }
+    if let Ok(value) = HeaderValue::try_from(text) {
+        // Behind what caches nearer to the app have said.
+        head.append_header(CACHE_STATUS, value)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,275 @@
+//! The cache's part in a request.
+//!
+//! | step | file |
+//! |---|---|
+//! | does a rule apply, and is the answer there | here, [`visit`] |
+//! | is somebody else fetching it, or is it this request's turn | `turn` |
+//! | a new one is fetched beside what is given | `refresh` |
+//! | may the app's answer be kept | `judge` |
+//! | it is kept, or what was kept stands in for it | `conclude` |
+//! | an answer that was kept is written | `hit` |
+
+mod conclude;
+mod hit;
+mod judge;
+mod refresh;
+mod turn;
+
+use std::sync::Arc;
+
+use http::{HeaderMap, Method, StatusCode, header};
+use pingora_http::RequestHeader;
+
+pub use conclude::{asks_again, conclude};
+pub use hit::{add_status, answer};
+pub use judge::judge;
+pub use turn::{Next, turn};
+
+use crate::cache::collapse::Lead;
+use crate::cache::entry::{Entry, Head};
+use crate::cache::memory::{Key, Look};
+use crate::cache::policy::{self, Freshness, Use};
+use crate::cache::rule::{Rule, Target};
+use crate::cache::tap::Tap;
+use crate::cache::{Fetching, directives, freshness, now};
+use crate::observe::metrics::{Bypass, CacheResult, NotStored};
+use crate::proxy::context::{Active, origin};
+use crate::route::host::Host;
+
+/// What a request has to do with the cache.
+#[derive(Debug)]
+pub struct Visit {
+    pub rule: Arc<Rule>,
+    /// Of the resource.
+    primary: Vec<u8>,
+    pub way: Way,
+    /// It waits for another's fetch.
+    patient: bool,
+    pub result: CacheResult,
+    /// Why its answer was not kept.
+    pub not_stored: Option<NotStored>,
+    /// What is kept already.
+    pub entry: Option<Arc<Entry>>,
+    pub fetch: Option<Box<Fetch>>,
+}
+
+/// How a request goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// It changes things: what is kept is not true any more when the app has agreed.
+    Unsafe,
+    /// Past the cache.
+    Bypass(Bypass),
+    /// As the client sent it, conditions and ranges included; an answer that is whole may be kept.
+    AsIs,
+    /// For all who want the same.
+    ForAll,
+}
+
+/// What a request says of the answers it takes.
+#[derive(Debug, Clone, Copy)]
+pub struct Asks {
+    says: directives::Request,
+    authorized: bool,
+}
+
+/// A fetch from the app.
+#[derive(Debug)]
+pub struct Fetch {
+    /// Fields of the request as the client sent them.
+    pub asked: HeaderMap,
+    asks: Asks,
+    /// Where answers of this request are, if not under the primary key.
+    at: Option<Key>,
+    pub lead: Option<Lead>,
+    pub tap: Arc<Tap>,
+    under_way: Option<Fetching>,
+    /// When the app was asked, in milliseconds since 1970.
+    asked_at: freshness::Millis,
+    /// The app is asked whether [`Visit::entry`] is still true.
+    validates: bool,
+    /// What the app has said to that.
+    said: Option<HeaderMap>,
+    /// The status that was kept from the client.
+    pub withheld: Option<StatusCode>,
+    head: Option<Head>,
+}
+
+/// Finds the rule for a request that is about to be sent to an app, and the answer that is kept for it.
+pub fn visit(
+    request: &RequestHeader,
+    active: &mut Active,
+    host: Option<&Host<'_>>,
+    decoded: &[u8],
+    (path, query): (&[u8], Option<&[u8]>),
+) -> Option<Arc<Entry>> {
+    let exchange = active.exchange.clone();
+    let snapshot = &exchange.snapshot;
+    let rule = snapshot.cache_rules.find(host.map(|host| &*host.name), decoded)?;
+    let way = way(request, active, rule)?;
+    let key = key(rule, active, host, path, query);
+    let mut visit = Visit {
+        rule: rule.clone(),
+        primary: key,
+        way,
+        patient: way == Way::ForAll && !rule.config.collapse_timeout.is_zero(),
+        result: CacheResult::Miss,
+        not_stored: None,
+        entry: None,
+        fetch: None,
+    };
+    let mut found = None;
+    match way {
+        Way::Unsafe => {}
+        Way::Bypass(_) => visit.result = CacheResult::Bypass,
+        Way::ForAll | Way::AsIs => {
+            let (look, at) = snapshot.shared.cache.look(rule, &visit.primary, &request.headers);
+            let asks = Asks::of(request, rule);
+            match look {
+                Look::Entry(entry) => match asks.use_of(&entry) {
+                    Use::Fresh => found = Some(entry),
+                    Use::Nothing => {}
+                    Use::Stale { .. } | Use::Validate => visit.entry = Some(entry),
+                },
+                Look::Pass => visit.patient = false,
+                Look::Nothing => {}
+            }
+            if found.is_some() {
+                visit.result = CacheResult::Hit;
+            } else {
+                visit.fetch = Some(Box::new(Fetch::new(asks, request.headers.clone(), at)));
+            }
+        }
+    }
+    active.visit = Some(Box::new(visit));
+    found
+}
+
+/// The key of the resource, as the app is told of it.
+fn key(rule: &Rule, active: &Active, host: Option<&Host<'_>>, path: &[u8], query: Option<&[u8]>) -> Vec<u8> {
+    let origin = origin(&active.exchange);
+    let allowed = &active.exchange.snapshot.allowed_hosts;
+    // The same choice as in what the app is told (`forward`).
+    let forwarded = origin.forwarded_host.and_then(|value| Host::parse(value).ok());
+    let forwarded = forwarded.filter(|host| allowed.allows(Some(&host.name)));
+    let host = forwarded.as_ref().or(host);
+    let port = origin.port.or_else(|| host.and_then(|host| host.port));
+    let target = Target {
+        https: active.https,
+        host: host.map_or("", |host| &host.name),
+        port: port.filter(|port| *port != if active.https { 443 } else { 80 }),
+        path,
+        query,
+    };
+    rule.key(&target)
+}
+
+/// None for methods that neither ask for a representation nor change one.
+fn way(request: &RequestHeader, active: &Active, rule: &Rule) -> Option<Way> {
+    let exchange = &active.exchange;
+    match exchange.method {
+        Method::GET | Method::HEAD => {}
+        Method::OPTIONS | Method::TRACE => return None,
+        _ => return Some(Way::Unsafe),
+    }
+    let asked = policy::Asked {
+        headers: &request.headers,
+        has_body: exchange.has_body,
+        is_upgrade: exchange.upgrade,
+        has_client_cert: exchange.facts.tls.as_ref().is_some_and(|tls| tls.client.is_some()),
+    };
+    Some(match policy::bypass(rule, &asked) {
+        Some(why) => Way::Bypass(why),
+        None if exchange.method == Method::HEAD || request.headers.contains_key(header::RANGE) => Way::AsIs,
+        None => Way::ForAll,
+    })
+}
+
+impl Asks {
+    fn of(request: &RequestHeader, rule: &Rule) -> Self {
+        let says = if rule.config.ignore_client_directives {
+            directives::Request::default()
+        } else {
+            directives::Request::of(&request.headers)
+        };
+        Self { says, authorized: request.headers.contains_key(header::AUTHORIZATION) }
+    }
+
+    fn use_of(&self, entry: &Entry) -> Use {
+        let now = now();
+        policy::use_of(&entry.terms, entry.freshness(now), &self.says, self.authorized, now)
+    }
+
+    /// Whether `entry` may be given in place of an error.
+    fn may_stand_in(&self, entry: &Entry) -> bool {
+        policy::may_stand_in(&entry.terms, entry.freshness(now()), self.authorized)
+    }
+}
+
+impl Fetch {
+    fn new(asks: Asks, asked: HeaderMap, at: Option<Key>) -> Self {
+        Self {
+            asked,
+            asks,
+            at,
+            lead: None,
+            tap: Arc::default(),
+            under_way: None,
+            asked_at: 0,
+            validates: false,
+            said: None,
+            withheld: None,
+            head: None,
+        }
+    }
+
+    /// Whether what another has just fetched is for this request as well.
+    fn is_given(&self, entry: &Entry) -> bool {
+        let is_fresh = matches!(entry.freshness(now()), Freshness::Fresh(_));
+        is_fresh && entry.suits(&self.asked) && (!self.asks.authorized || entry.terms.for_authorized)
+    }
+}
+
+impl Visit {
+    /// What others who want the same wait for.
+    pub fn lead_key(&self) -> Key {
+        self.fetch.as_ref().and_then(|fetch| fetch.at.clone()).unwrap_or_else(|| Key::from(&*self.primary))
+    }
+
+    /// What became of the request; none where it only changes things.
+    pub fn outcome(&self) -> Option<CacheResult> {
+        (self.way != Way::Unsafe).then_some(self.result)
+    }
+
+    /// Why it went past the cache, or its answer was not kept.
+    pub fn detail(&self) -> Option<&'static str> {
+        match self.way {
+            Way::Bypass(why) => Some(why.text()),
+            _ => self.not_stored.map(NotStored::text),
+        }
+    }
+
+    /// Counts that.
+    pub fn count(&self) {
+        match (self.way, self.outcome()) {
+            (Way::Bypass(why), _) => self.rule.metrics.record_bypass(why),
+            (_, Some(result)) => self.rule.metrics.record(result),
+            (_, None) => {}
+        }
+    }
+
+    /// The same for a request of the gateway's own.
+    pub fn for_refresh(&self) -> Option<Self> {
+        let fetch = self.fetch.as_ref()?;
+        Some(Self {
+            rule: self.rule.clone(),
+            primary: self.primary.clone(),
+            way: Way::ForAll,
+            patient: false,
+            result: CacheResult::Miss,
+            not_stored: None,
+            entry: self.entry.clone(),
+            fetch: Some(Box::new(Fetch::new(fetch.asks, fetch.asked.clone(), fetch.at.clone()))),
+        })
+    }
+}

@@ -1,0 +1,37 @@
+//! A fetch that no client waits for: what is kept was given once more, and a new one is wanted (RFC 5861 section 3).
+
+use std::sync::Arc;
+
+use pingora_http::RequestHeader;
+
+use super::turn::prepare;
+use crate::cache::collapse::Turn;
+use crate::edge::connection::Engine;
+use crate::edge::exchange::Accepted;
+use crate::edge::session::Session;
+use crate::proxy::context::Active;
+use crate::proxy::fetch;
+
+/// Begins it, unless one is under way. What the client's request has of a place in the queue goes with it.
+pub fn begin(engine: &Engine, request: &RequestHeader, active: &mut Active) {
+    let Some(visit) = active.visit.as_deref_mut() else { return };
+    let Turn::Lead(lead) = active.exchange.snapshot.shared.cache.fetches.turn(&visit.lead_key()) else { return };
+    let Some(mut own) = visit.for_refresh() else { return };
+    if let Some(fetch) = own.fetch.as_deref_mut() {
+        fetch.lead = Some(lead);
+    }
+    let exchange = Arc::new(active.exchange.for_nobody());
+    let mut refresh = Box::new(Active::for_nobody(exchange.clone(), active));
+    refresh.visit = Some(Box::new(own));
+    let session = Box::new(Session::for_nobody(exchange, Accepted::for_nobody(request.clone())));
+    let engine = engine.clone();
+    tokio::spawn(async move {
+        let (mut session, mut active) = (session, refresh);
+        prepare(&mut session, &mut active);
+        let (_session, active) = fetch(&engine, session, active, &mut Arc::default()).await;
+        if let Some(rejection) = &active.rejection {
+            let (reason, detail) = (rejection.reason.word(), &*rejection.detail);
+            tracing::debug!(reason, detail, "a kept answer could not be refreshed");
+        }
+    });
+}

@@ -1,0 +1,147 @@
+//! Who wants what another request is fetching waits for it; who comes first fetches for all.
+
+use std::sync::Arc;
+
+use http::header;
+use tokio::time::Instant;
+
+use super::{Way, refresh};
+use crate::cache::collapse::{Fetched, Turn, Waiting};
+use crate::cache::entry::Entry;
+use crate::cache::memory::{Key, Look};
+use crate::cache::policy::Use;
+use crate::cache::{conditional, now};
+use crate::edge::connection::Engine;
+use crate::edge::session::Session;
+use crate::observe::metrics::CacheResult;
+use crate::proxy::context::Active;
+use crate::proxy::rejection::{Reason, Rejection};
+use crate::state::Shared;
+
+/// What a request is to do.
+pub enum Next {
+    /// Ask the app.
+    Fetch,
+    /// It is there.
+    Answer(Arc<Entry>),
+    Refuse(Rejection),
+}
+
+/// Waits for another's fetch, or prepares one of its own.
+pub async fn turn(engine: &Engine, session: &mut Session, active: &mut Active) -> Next {
+    let Some(visit) = active.visit.as_deref_mut() else { return Next::Fetch };
+    if !matches!(visit.way, Way::ForAll | Way::AsIs) {
+        return Next::Fetch;
+    }
+    let shared = active.exchange.snapshot.shared.clone();
+    let until = Instant::now() + visit.rule.config.collapse_timeout;
+    loop {
+        let Some(fetch) = visit.fetch.as_deref_mut() else { return Next::Fetch };
+        let usable = visit.entry.as_ref().map_or(Use::Nothing, |entry| fetch.asks.use_of(entry));
+        match (usable, &visit.entry) {
+            (Use::Fresh, Some(entry)) => {
+                visit.result = CacheResult::Hit;
+                fetch.lead = None;
+                return Next::Answer(entry.clone());
+            }
+            (Use::Stale { refresh }, Some(entry)) => {
+                visit.result = CacheResult::Stale;
+                let entry = entry.clone();
+                if refresh {
+                    refresh::begin(engine, session.request(), active);
+                }
+                return Next::Answer(entry);
+            }
+            _ => {}
+        }
+        if fetch.asks.says.only_if_cached {
+            return Next::Refuse(Reason::NotCached.into());
+        }
+        // One that has the lead has looked since.
+        if !visit.patient || fetch.asks.authorized || fetch.lead.is_some() {
+            prepare(session, active);
+            return Next::Fetch;
+        }
+        let key = fetch.at.clone().unwrap_or_else(|| Key::from(&*visit.primary));
+        match shared.cache.fetches.turn(&key) {
+            Turn::Lead(lead) => fetch.lead = Some(lead),
+            Turn::Wait(waiting) => match wait(waiting, session, until, &shared).await {
+                Waited::Fetched(Fetched::Kept(entry)) if fetch.is_given(&entry) => {
+                    visit.result = CacheResult::Collapsed;
+                    return Next::Answer(entry);
+                }
+                // The answer to others; ours may be there, or be fetched, under a key of its own.
+                Waited::Fetched(Fetched::Kept(entry)) => visit.patient = !entry.varies.is_empty(),
+                Waited::Fetched(Fetched::Failed) => {
+                    if let Some(entry) = visit.entry.clone().filter(|entry| fetch.asks.may_stand_in(entry)) {
+                        visit.result = CacheResult::Stale;
+                        return Next::Answer(entry);
+                    }
+                }
+                Waited::Fetched(Fetched::NotKept) | Waited::Late => visit.patient = false,
+                Waited::Refused(reason) => return Next::Refuse(reason.into()),
+            },
+        }
+        // What was there may be another by now.
+        let (look, at) = shared.cache.look(&visit.rule, &visit.primary, &fetch.asked);
+        if fetch.lead.as_ref().is_some_and(|lead| **lead.key() != *at.as_deref().unwrap_or(&visit.primary)) {
+            fetch.lead = None;
+        }
+        fetch.at = at;
+        match look {
+            Look::Entry(entry) => visit.entry = Some(entry),
+            Look::Pass => {
+                visit.patient = false;
+                fetch.lead = None;
+            }
+            Look::Nothing => visit.entry = None,
+        }
+    }
+}
+
+/// How a wait has ended.
+enum Waited {
+    Fetched(Fetched),
+    Late,
+    Refused(Reason),
+}
+
+async fn wait(mut waiting: Waiting, session: &mut Session, until: Instant, shared: &Shared) -> Waited {
+    tokio::select! {
+        biased;
+        fetched = waiting.fetched() => Waited::Fetched(fetched),
+        () = session.departure() => Waited::Refused(Reason::ClientClosed),
+        () = shared.waiting_refused() => Waited::Refused(Reason::Shutdown),
+        () = tokio::time::sleep_until(until) => Waited::Late,
+    }
+}
+
+/// Makes the request one that is for all: under conditions of the gateway's own, where something is kept to be asked about.
+pub fn prepare(session: &mut Session, active: &mut Active) {
+    let Some(visit) = active.visit.as_deref_mut() else { return };
+    let Some(fetch) = visit.fetch.as_deref_mut() else { return };
+    let shared = &active.exchange.snapshot.shared;
+    fetch.under_way = Some(shared.cache.begin_fetch(&visit.primary));
+    fetch.asked_at = now();
+    session.tap(fetch.tap.clone());
+    let request = session.request_mut();
+    // They have no influence, and the app is not to be tempted.
+    request.remove_header(&header::COOKIE);
+    if visit.way == Way::AsIs {
+        return;
+    }
+    for name in &conditional::CONDITIONS {
+        request.remove_header(name);
+    }
+    for name in [header::CACHE_CONTROL, header::PRAGMA] {
+        // What this client wanted is done; and what it wanted is not for all.
+        request.remove_header(&name);
+    }
+    fetch.validates = false;
+    if let Some(entry) = &visit.entry {
+        for (name, value) in conditional::ask_whether_changed(&entry.headers) {
+            fetch.validates = true;
+            let _ = request.insert_header(name, value);
+        }
+    }
+}
