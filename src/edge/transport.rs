@@ -78,6 +78,8 @@ impl Transport {
     /// What the socket reports.
     pub fn poll_write_both(&mut self, cx: &mut Context<'_>, first: &[u8], second: &[u8]) -> Poll<io::Result<usize>> {
         match self {
+            // The system asks less of one piece than of a list of pieces.
+            Self::Plain(socket) if second.is_empty() => Pin::new(socket).poll_write(cx, first),
             Self::Plain(socket) => {
                 Pin::new(socket).poll_write_vectored(cx, &[IoSlice::new(first), IoSlice::new(second)])
             }

@@ -54,6 +54,8 @@ worker_rlimit_nofile 30000;
 events {{ worker_connections 20000; }}
 http {{
     access_log {log}; keepalive_timeout 300s; keepalive_requests 100000000;
+    # As Debian ships it.
+    sendfile on; tcp_nopush on;
     # One limit that is never met, and one that is met by all but the first.
     limit_req_zone $binary_remote_addr zone=wide:10m rate=1000000r/s;
     limit_req_zone $binary_remote_addr zone=narrow:10m rate=1r/m;
