@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::cache;
 use crate::config::model::{EndpointAddr, EndpointConfig, ListenAddr, Upstream};
 use crate::config::{self, Config, Warning};
 use crate::server;
@@ -185,6 +186,7 @@ fn check(path: &Path) -> Result<String, Failure> {
     let (config, warnings) = load(path)?;
     server::check_spool(&config.spool).map_err(|error| Failure::bad_input(&error))?;
     server::check_redis(&config).map_err(|error| Failure::bad_input(&error))?;
+    cache::disk::check(config.cache.as_ref()).map_err(|error| Failure::bad_input(&error))?;
     let of_tls = server::check_tls(&config).map_err(|error| Failure::bad_input(&error))?;
     let mut text = String::new();
     for warning in warnings.iter().map(ToString::to_string).chain(of_tls) {

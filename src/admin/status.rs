@@ -5,7 +5,7 @@ use std::time::UNIX_EPOCH;
 use serde_json::{Value, json};
 
 use crate::config::model::{self, Preset};
-use crate::observe::metrics::CacheResult;
+use crate::observe::metrics::{CacheResult, CacheTier};
 use crate::state::Snapshot;
 use crate::upstream::{Target, Upstream};
 
@@ -41,18 +41,22 @@ fn cache(snapshot: &Snapshot, config: &model::Cache) -> Value {
             .map(count)
             .sum();
         let looked = given + count(CacheResult::Miss);
-        let (entries, bytes) = rule.metrics.held();
+        let (entries, bytes) = rule.metrics.held(CacheTier::Memory);
+        let (files, disk_bytes) = rule.metrics.held(CacheTier::Disk);
         json!({
             "name": &*rule.config.name,
             "hit_rate": (looked > 0).then(|| ratio(given, looked)),
             "bypasses": count(CacheResult::Bypass),
             "entries": entries,
             "bytes": bytes,
+            "disk_entries": files,
+            "disk_bytes": disk_bytes,
         })
     });
     json!({
         "memory_bytes": snapshot.shared.cache.bytes(),
         "memory_limit": config.memory,
+        "disk_limit": config.disk.as_ref().map(|disk| disk.max),
         "rules": rules.collect::<Vec<_>>(),
     })
 }

@@ -1,11 +1,13 @@
 //! One answer that is kept: its head without what ends at a hop, its body in one piece, and its terms.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use bytes::{Bytes, BytesMut};
 use http::header::{AGE, CONNECTION, CONTENT_LENGTH, DATE};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
+use super::disk::FileBody;
 use super::freshness::Millis;
 use super::policy::{Freshness, Terms};
 use super::vary;
@@ -24,6 +26,32 @@ pub static TAG_FIELDS: [HeaderName; 2] =
 /// Tags of one answer more than this do not count.
 const TAGS_MOST: usize = 128;
 
+/// Where a body is.
+#[derive(Debug, Clone)]
+pub enum Body {
+    /// In memory.
+    Here(Bytes),
+    /// On disk, and read as it is sent.
+    There(Arc<FileBody>),
+}
+
+impl Body {
+    /// Bytes it has.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Here(bytes) => bytes.len(),
+            Self::There(file) => file.len(),
+        }
+    }
+
+    /// Whether it has none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct Entry {
@@ -32,7 +60,7 @@ pub struct Entry {
     pub status: StatusCode,
     /// With a `Date`, and the `Content-Length` of the body.
     pub headers: HeaderMap,
-    pub body: Bytes,
+    pub body: Body,
     pub terms: Terms,
     /// Request fields it depends on, and what the request said in them.
     pub varies: Box<[HeaderName]>,
@@ -61,7 +89,7 @@ pub struct Head {
 
 impl Entry {
     #[must_use]
-    pub fn new(head: Head, body: Bytes) -> Self {
+    pub fn new(head: Head, body: Body) -> Self {
         let Head { primary, status, mut headers, terms, varies, variant, asked_after } = head;
         if status != StatusCode::NO_CONTENT {
             headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
@@ -88,7 +116,14 @@ impl Entry {
         let fields: usize =
             self.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + FIELD_OVERHEAD).sum();
         let tags: usize = self.tags.iter().map(|tag| tag.len() + 16).sum();
-        OVERHEAD + self.primary.len() + self.variant.len() + fields + tags + self.body.len()
+        OVERHEAD + self.primary.len() + self.variant.len() + fields + tags + self.bytes_here()
+    }
+
+    fn bytes_here(&self) -> usize {
+        match &self.body {
+            Body::Here(bytes) => bytes.len(),
+            Body::There(_) => 0,
+        }
     }
 
     /// How fresh it is, its terms and purges considered.
@@ -99,6 +134,18 @@ impl Entry {
             return Freshness::Stale(now.saturating_sub(stale_from));
         }
         self.terms.freshness(now)
+    }
+
+    /// The last purge that it was compared with.
+    #[must_use]
+    pub fn checked(&self) -> u64 {
+        self.checked.load(Relaxed)
+    }
+
+    /// Since when a purge has made it stale, if one has.
+    #[must_use]
+    pub fn stale_from(&self) -> Option<Millis> {
+        Some(self.stale_from.load(Relaxed)).filter(|from| *from != Millis::MAX)
     }
 
     /// From now on it is stale.

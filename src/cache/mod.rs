@@ -9,7 +9,7 @@
 //! | `Vary` | [`vary`] |
 //! | conditions and ranges of a request | [`conditional`], [`range`] |
 //! | one answer | [`entry`] |
-//! | where it is | [`memory`] |
+//! | where it is | [`memory`], [`disk`] |
 //! | one fetch for all who want it | [`collapse`] |
 //! | the copy that is made of a body as it passes | [`tap`] |
 //! | what is gone before its time | [`purge`] |
@@ -19,6 +19,7 @@
 pub mod collapse;
 pub mod conditional;
 pub mod directives;
+pub mod disk;
 pub mod entry;
 pub mod freshness;
 pub mod memory;
@@ -31,21 +32,22 @@ pub mod vary;
 
 use std::cell::Cell;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
-use bytes::Bytes;
+use arc_swap::ArcSwapOption;
 use http::HeaderMap;
 
 use crate::config::model;
-use crate::observe::metrics::NotStored;
+use crate::observe::metrics::{CacheTier, DiskMetrics, Metrics, NotStored};
 use collapse::Fetches;
-use entry::{Entry, Head};
+use disk::Disk;
+use entry::{Body, Entry, Head};
 use freshness::{Millis, millis};
 use memory::{Key, Look, Memory};
 use purge::{Found, How, Purges, What};
-use rule::Rule;
+use rule::{Rule, Rules};
 use tap::Budget;
 
 /// How long it is remembered that answers under a key are not to be kept, so that those who want them do not wait for each other.
@@ -62,8 +64,11 @@ const UNDER_WAY: usize = 1024;
 pub struct Cache {
     memory: OnceLock<Memory>,
     pub fetches: Arc<Fetches>,
-    purges: Purges,
+    purges: Arc<Purges>,
+    disk: ArcSwapOption<Disk>,
     pub budget: Arc<Budget>,
+    /// Bytes of a body that memory can keep.
+    here: AtomicU64,
     under_way: Arc<[AtomicU32]>,
     hasher: RandomState,
 }
@@ -73,8 +78,10 @@ impl Default for Cache {
         Self {
             memory: OnceLock::new(),
             fetches: Arc::default(),
-            purges: Purges::default(),
+            purges: Arc::default(),
+            disk: ArcSwapOption::empty(),
             budget: Arc::default(),
+            here: AtomicU64::new(0),
             under_way: (0..UNDER_WAY).map(|_| AtomicU32::new(0)).collect(),
             hasher: RandomState::new(),
         }
@@ -99,14 +106,19 @@ impl Drop for Fetching {
 }
 
 /// Bytes of a body that memory can keep.
-#[must_use]
-pub fn most_of_one(config: &model::Cache) -> u64 {
+fn most_in_memory(config: &model::Cache) -> u64 {
     config.max_body.min(config.memory / memory::PART_OF_ONE)
 }
 
+/// Bytes of a body that can be kept.
+#[must_use]
+pub fn most_of_one(config: &model::Cache) -> u64 {
+    if config.disk.is_some() { config.max_body } else { most_in_memory(config) }
+}
+
 impl Cache {
-    /// Has as much room as the configuration that is in force says.
-    pub fn configure(&self, config: Option<&model::Cache>) {
+    /// Has as much room as the configuration that is in force says, and the directory that it names.
+    pub fn configure(&self, config: Option<&model::Cache>, rules: &Rules, metrics: &Metrics) {
         let bytes = config.map_or(0, |cache| cache.memory);
         if bytes > 0 {
             self.memory.get_or_init(|| Memory::new(bytes));
@@ -114,7 +126,25 @@ impl Cache {
         if let Some(memory) = self.memory.get() {
             memory.resize(bytes);
         }
-        self.budget.set_limit((bytes / COPIES).max(COPIES_LEAST));
+        self.here.store(config.map_or(0, most_in_memory), Relaxed);
+        let largest = config.map_or(0, most_of_one);
+        self.budget.set_limit((bytes / COPIES).max(COPIES_LEAST).max(largest.saturating_mul(2)));
+        let disk = config.and_then(|cache| cache.disk.as_ref());
+        match (disk, self.disk.load_full()) {
+            (Some(wanted), Some(there)) if there.is_at(&wanted.path) => there.resize(wanted.max),
+            (Some(wanted), _) => {
+                let shown: Arc<DiskMetrics> = Arc::default();
+                metrics.show_disk(Some(shown.clone()));
+                match Disk::open(wanted, rules.iter().cloned().collect(), self.purges.clone(), shown) {
+                    Ok(opened) => self.disk.store(Some(Arc::new(opened))),
+                    Err(error) => tracing::error!(%error, "the disk cache cannot be used"),
+                }
+            }
+            (None, _) => {
+                metrics.show_disk(None);
+                self.disk.store(None);
+            }
+        }
     }
 
     /// Looks for the answer to a request with these fields, and under which key it is where that is not the primary.
@@ -135,6 +165,29 @@ impl Cache {
         (look, key)
     }
 
+    /// Looks for it on disk. What memory has room for is there from now on.
+    pub async fn look_on_disk(&self, rule: &Arc<Rule>, primary: &[u8], request: &HeaderMap) -> Option<Arc<Entry>> {
+        let disk = self.disk.load_full()?;
+        let mut entry = disk.look(rule, primary, request, self.here.load(Relaxed)).await?;
+        match self.purges.find(&entry) {
+            Found::Kept => {}
+            Found::Stale(from) => entry.make_stale(from),
+            Found::Gone => {
+                disk.remove(&rule.config.name, primary);
+                return None;
+            }
+        }
+        if let Body::There(_) = entry.body {
+            return Some(Arc::new(entry));
+        }
+        entry.held = Some(rule.metrics.hold(CacheTier::Memory, entry.weight() as u64));
+        let entry = Arc::new(entry);
+        if let Some(memory) = self.memory.get() {
+            memory.keep(entry.clone(), request);
+        }
+        Some(entry)
+    }
+
     /// An answer under `primary` is asked for from now on, until the guard is dropped.
     #[must_use]
     pub fn begin_fetch(&self, primary: &[u8]) -> Fetching {
@@ -153,42 +206,61 @@ impl Cache {
     ///
     /// # Errors
     /// It was purged while it was fetched.
-    pub fn keep(&self, rule: &Rule, head: Head, body: Bytes, request: &HeaderMap) -> Result<Arc<Entry>, NotStored> {
+    pub fn keep(&self, rule: &Rule, head: Head, body: Body, request: &HeaderMap) -> Result<Arc<Entry>, NotStored> {
         let mut entry = Entry::new(head, body);
         match self.purges.find(&entry) {
             Found::Kept => {}
             Found::Stale(from) => entry.make_stale(from),
             Found::Gone => return Err(NotStored::Purged),
         }
-        entry.held = Some(rule.metrics.hold(entry.weight()));
+        entry.held = Some(rule.metrics.hold(CacheTier::Memory, entry.weight() as u64));
         let entry = Arc::new(entry);
-        if let Some(memory) = self.memory.get() {
-            memory.keep(entry.clone(), request);
+        let is_small = entry.body.len() as u64 <= self.here.load(Relaxed);
+        match (self.memory.get(), &entry.body) {
+            (Some(memory), Body::Here(_)) if is_small => memory.keep(entry.clone(), request),
+            // What is there is older.
+            (Some(memory), _) => drop(memory.remove(&entry.primary)),
+            (None, _) => {}
+        }
+        if let Some(disk) = &*self.disk.load() {
+            disk.keep(rule, &entry);
         }
         rule.metrics.record_stored();
         Ok(entry)
     }
 
     /// Remembers for a while that what is fetched under `key` is not to be kept; what was there goes.
-    pub fn pass(&self, key: Key) {
+    pub fn pass(&self, rule: &Rule, primary: &[u8], key: Key) {
+        if let Some(disk) = self.disk.load().as_ref().filter(|disk| disk.knows(primary)) {
+            disk.remove(&rule.config.name, primary);
+        }
         if let Some(memory) = self.memory.get() {
             memory.pass(key, millis(SystemTime::now() + PASS));
         }
     }
 
     /// What was asked for under `primary` until now is not given any more (RFC 9111 section 4.4).
-    pub fn invalidate(&self, primary: &[u8]) {
-        let is_kept = self.memory.get().is_some_and(|memory| memory.remove(primary));
+    pub fn invalidate(&self, rule: &Rule, primary: &[u8]) {
+        let disk = self.disk.load();
+        let on_disk = disk.as_ref().filter(|disk| disk.knows(primary));
+        let is_kept = self.memory.get().is_some_and(|memory| memory.remove(primary)) || on_disk.is_some();
         let is_fetched = self.under_way.get(self.place(primary)).is_some_and(|count| count.load(Relaxed) > 0);
         // Marks are kept for purges that have something to find.
         if is_kept || is_fetched {
             self.purges.add(What::Key(primary.into()), How::Hard);
         }
+        on_disk.into_iter().for_each(|disk| disk.remove(&rule.config.name, primary));
     }
 
     /// Purges; how many answers in memory that met. It takes a time in proportion to all that are there: not for a thread that
     /// serves requests.
     pub fn purge(&self, purged: Vec<What>, how: How) -> usize {
+        if let Some(disk) = &*self.disk.load() {
+            disk.remember(&purged);
+            if how == How::Hard {
+                purged.iter().filter_map(What::key).for_each(|key| disk.remove("", key));
+            }
+        }
         for what in purged {
             self.purges.add(what, how);
         }

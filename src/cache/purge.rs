@@ -31,6 +31,17 @@ pub enum What {
     Tag(Box<[u8]>),
 }
 
+impl What {
+    /// The primary key, where it is one.
+    #[must_use]
+    pub fn key(&self) -> Option<&[u8]> {
+        match self {
+            Self::Key(key) => Some(key),
+            Self::Prefix(_) | Self::Tag(_) => None,
+        }
+    }
+}
+
 /// Whether what is purged is gone, or stale: it may be given while a new one is fetched, or where none can be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum How {
@@ -160,7 +171,7 @@ impl Generation {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cache::entry::Head;
+    use crate::cache::entry::{Body, Head};
     use crate::cache::policy::Terms;
     use http::{HeaderMap, HeaderValue, StatusCode};
 
@@ -185,7 +196,7 @@ mod tests {
             variant: Box::default(),
             asked_after: purges.latest(),
         };
-        Entry::new(head, bytes::Bytes::new())
+        Entry::new(head, Body::Here(bytes::Bytes::new()))
     }
 
     fn key(text: &str) -> Box<[u8]> {

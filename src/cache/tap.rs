@@ -29,18 +29,30 @@ pub struct Tap(Mutex<State>);
 struct State {
     passed: Passed,
     recording: Option<Recording>,
+    recorded: bool,
+    not_stored: Option<NotStored>,
 }
 
+/// Told of a body once it is whole, or why it will not be; why it is not kept, if it is not.
+pub type Done = Box<dyn FnOnce(Result<Bytes, NotStored>) -> Option<NotStored> + Send>;
+
 /// The copy of a body.
-#[derive(Debug)]
 struct Recording {
     body: BytesMut,
     /// What the head says.
     expected: Option<usize>,
     most: usize,
     room: Room,
-    ended: bool,
-    gave_up: Option<NotStored>,
+    done: Done,
+}
+
+impl std::fmt::Debug for Recording {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("Recording")
+            .field("bytes", &self.body.len())
+            .field("expected", &self.expected)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Bytes of bodies that are being copied, of all together.
@@ -97,75 +109,95 @@ impl Tap {
     }
 
     /// From now on the body is copied; of `expected` bytes, where the head says so, and never more than `most`.
-    pub fn record(&self, expected: Option<usize>, most: usize, budget: &Arc<Budget>) {
+    pub fn record(&self, expected: Option<usize>, most: usize, budget: &Arc<Budget>, done: Done) {
         let mut room = Room { budget: budget.clone(), bytes: 0 };
-        let gave_up = (!room.grow_to(expected.unwrap_or(0) as u64)).then_some(NotStored::Busy);
-        let body = BytesMut::with_capacity(expected.filter(|_| gave_up.is_none()).unwrap_or(0));
-        self.0.lock().recording = Some(Recording { body, expected, most, room, ended: false, gave_up });
+        let has_room = room.grow_to(expected.unwrap_or(0) as u64);
+        let body = BytesMut::with_capacity(expected.filter(|_| has_room).unwrap_or(0));
+        {
+            let mut state = self.0.lock();
+            state.recording = Some(Recording { body, expected, most, room, done });
+            state.recorded = true;
+        }
+        if !has_room {
+            self.finish(Some(NotStored::Busy));
+        } else if expected == Some(0) {
+            self.finish(None);
+        }
     }
 
     /// A piece of the body passes.
     pub fn push(&self, data: &[u8]) {
-        if let Some(recording) = &mut self.0.lock().recording {
-            recording.push(data);
+        let pushed = match &mut self.0.lock().recording {
+            Some(recording) => recording.push(data),
+            None => return,
+        };
+        match pushed {
+            Ok(true) => self.finish(None),
+            Ok(false) => {}
+            Err(why) => self.finish(Some(why)),
         }
     }
 
     /// The response is whole.
     pub fn end(&self) {
-        if let Some(recording) = &mut self.0.lock().recording {
-            recording.ended = true;
-        }
+        self.finish(None);
     }
 
-    /// Whether a body is being copied still.
+    /// Nothing more comes, whether it is whole or not.
+    pub fn give_up(&self) {
+        self.finish(Some(NotStored::Incomplete));
+    }
+
+    /// Whether a body is being copied or was, and nothing was wrong with it so far.
     #[must_use]
     pub fn records(&self) -> bool {
-        self.0.lock().recording.as_ref().is_some_and(|recording| recording.gave_up.is_none())
+        let state = self.0.lock();
+        state.recorded && state.not_stored.is_none()
     }
 
-    /// The copy, if the response was recorded.
-    ///
-    /// # Errors
-    /// There is none that is whole.
-    pub fn take(&self) -> Option<Result<Bytes, NotStored>> {
-        self.0.lock().recording.take().map(Recording::finish)
+    /// Why what was recorded is not kept.
+    #[must_use]
+    pub fn not_stored(&self) -> Option<NotStored> {
+        self.0.lock().not_stored
+    }
+
+    /// The end of the recording, if there is one: `why` it has none that is good.
+    fn finish(&self, why: Option<NotStored>) {
+        let Some(recording) = self.0.lock().recording.take() else { return };
+        // Outside of the lock: it takes others.
+        let not_stored = recording.finish(why);
+        self.0.lock().not_stored = not_stored;
     }
 }
 
 impl Recording {
-    fn push(&mut self, data: &[u8]) {
-        if self.gave_up.is_some() {
-            return;
-        }
+    /// Whether that was all.
+    fn push(&mut self, data: &[u8]) -> Result<bool, NotStored> {
         let length = self.body.len() + data.len();
-        // What the buffer will have grown to: it doubles.
-        let space =
-            if length <= self.body.capacity() { self.body.capacity() } else { length.max(self.body.capacity() * 2) };
         if length > self.most {
-            self.give_up(NotStored::TooLarge);
-        } else if !self.room.grow_to(space as u64) {
-            self.give_up(NotStored::Busy);
-        } else {
-            self.body.extend_from_slice(data);
+            return Err(NotStored::TooLarge);
         }
+        // What the buffer will have grown to: it doubles.
+        let capacity = self.body.capacity();
+        let space = if length <= capacity { capacity } else { length.max(capacity * 2) };
+        if !self.room.grow_to(space as u64) {
+            return Err(NotStored::Busy);
+        }
+        self.body.extend_from_slice(data);
+        Ok(self.expected == Some(length))
     }
 
-    fn give_up(&mut self, why: NotStored) {
-        self.gave_up = Some(why);
-        self.body = BytesMut::new();
-    }
-
-    fn finish(self) -> Result<Bytes, NotStored> {
-        if let Some(why) = self.gave_up {
-            return Err(why);
-        }
-        if !self.ended || self.expected.is_some_and(|expected| expected != self.body.len()) {
-            return Err(NotStored::Incomplete);
+    fn finish(self, why: Option<NotStored>) -> Option<NotStored> {
+        let Self { body, expected, room, done, .. } = self;
+        let why = why.or_else(|| expected.filter(|expected| *expected != body.len()).map(|_| NotStored::Incomplete));
+        if let Some(why) = why {
+            return done(Err(why));
         }
         // What is kept for long holds no room that it does not need.
-        let wasteful = self.body.capacity() > self.body.len() + self.body.len() / 16 + 64;
-        Ok(if wasteful { Bytes::copy_from_slice(&self.body) } else { self.body.freeze() })
+        let wasteful = body.capacity() > body.len() + body.len() / 16 + 64;
+        let body = if wasteful { Bytes::copy_from_slice(&body) } else { body.freeze() };
+        drop(room);
+        done(Ok(body))
     }
 }
 
@@ -179,51 +211,74 @@ mod tests {
         budget
     }
 
+    type Got = Arc<Mutex<Vec<Result<Bytes, NotStored>>>>;
+
+    fn keeping(got: &Got) -> Done {
+        let got = got.clone();
+        Box::new(move |body| {
+            let why = body.as_ref().err().copied();
+            got.lock().push(body);
+            why
+        })
+    }
+
+    fn taken(got: &Got) -> Vec<Result<Bytes, NotStored>> {
+        std::mem::take(&mut *got.lock())
+    }
+
     #[test]
     fn a_body_is_whole_or_it_is_not() {
-        let (tap, budget) = (Tap::default(), budget(100));
-        tap.record(Some(4), 100, &budget);
+        let (tap, budget, got) = (Tap::default(), budget(100), Got::default());
+        tap.record(Some(4), 100, &budget, keeping(&got));
         tap.push(b"ab");
+        assert_eq!((budget.used.load(Relaxed), taken(&got)), (4, vec![]));
         tap.push(b"cd");
-        assert_eq!(budget.used.load(Relaxed), 4);
-        tap.end();
-        assert_eq!(tap.take(), Some(Ok(Bytes::from_static(b"abcd"))));
-        assert_eq!(tap.take(), None);
+        assert_eq!(taken(&got), [Ok(Bytes::from_static(b"abcd"))], "before its end is passed on");
         assert_eq!(budget.used.load(Relaxed), 0);
-        tap.record(Some(4), 100, &budget);
+        tap.end();
+        tap.give_up();
+        assert_eq!((taken(&got), tap.not_stored()), (vec![], None));
+        tap.record(Some(4), 100, &budget, keeping(&got));
         tap.push(b"abc");
         tap.end();
-        assert_eq!(tap.take(), Some(Err(NotStored::Incomplete)));
-        tap.record(None, 100, &budget);
+        assert_eq!(taken(&got), [Err(NotStored::Incomplete)]);
+        assert_eq!(tap.not_stored(), Some(NotStored::Incomplete));
+        tap.reset();
+        tap.record(None, 100, &budget, keeping(&got));
         tap.push(b"abc");
-        assert_eq!(tap.take(), Some(Err(NotStored::Incomplete)), "its end did not come");
+        assert!(tap.records());
+        tap.give_up();
+        assert_eq!(taken(&got), [Err(NotStored::Incomplete)], "its end did not come");
+        tap.record(None, 100, &budget, keeping(&got));
+        tap.push(b"abc");
+        tap.end();
+        assert_eq!(taken(&got), [Ok(Bytes::from_static(b"abc"))]);
+        tap.record(Some(0), 100, &budget, keeping(&got));
+        assert_eq!(taken(&got), [Ok(Bytes::new())]);
     }
 
     #[test]
     fn what_is_too_large_is_let_go_at_once() {
-        let (tap, budget) = (Tap::default(), budget(100));
-        tap.record(None, 5, &budget);
+        let (tap, budget, got) = (Tap::default(), budget(100), Got::default());
+        tap.record(None, 5, &budget, keeping(&got));
         tap.push(b"abc");
         assert!(tap.records());
         tap.push(b"def");
-        assert!(!tap.records());
-        tap.end();
-        assert_eq!(tap.take(), Some(Err(NotStored::TooLarge)));
+        assert_eq!(taken(&got), [Err(NotStored::TooLarge)]);
+        assert!(!tap.records() && tap.not_stored() == Some(NotStored::TooLarge));
     }
 
     #[test]
     fn all_together_have_so_much_room() {
-        let (one, two, budget) = (Tap::default(), Tap::default(), budget(100));
-        one.record(Some(60), 100, &budget);
-        two.record(Some(60), 100, &budget);
-        assert!(one.records() && !two.records());
-        two.end();
-        assert_eq!(two.take(), Some(Err(NotStored::Busy)));
+        let (one, two, budget, got) = (Tap::default(), Tap::default(), budget(100), Got::default());
+        one.record(Some(60), 100, &budget, keeping(&got));
+        two.record(Some(60), 100, &budget, keeping(&got));
+        assert_eq!(taken(&got), [Err(NotStored::Busy)]);
         drop(one);
         assert_eq!(budget.used.load(Relaxed), 0);
-        two.record(None, 1000, &budget);
+        two.record(None, 1000, &budget, keeping(&got));
         two.push(&[0; 101]);
-        assert_eq!(two.take(), Some(Err(NotStored::Busy)));
+        assert_eq!(taken(&got), [Err(NotStored::Busy)]);
         assert_eq!(budget.used.load(Relaxed), 0);
     }
 }

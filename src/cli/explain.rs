@@ -242,7 +242,7 @@ fn not_stored(why: NotStored) -> &'static str {
         }
         NotStored::EventStream => "it is sent as it is made",
         NotStored::LengthUnknown => "whether it is whole could not be told",
-        NotStored::TooLarge => "it is larger than cache.max_body, or than a 32nd of cache.memory",
+        NotStored::TooLarge => "it is larger than cache.max_body, or without cache.disk than a 32nd of cache.memory",
         NotStored::Incomplete => "it broke",
         NotStored::Busy => "too much is being fetched at once",
         NotStored::Purged => "it was purged while it was fetched",

@@ -18,7 +18,7 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue, Method};
 use ipnet::IpNet;
 
-pub use cache::{Cache, CacheRule, CookiePattern, KeyQuery, Ttl};
+pub use cache::{Cache, CacheDisk, CacheRule, CookiePattern, KeyQuery, Ttl};
 pub use limit::{KeyPart, OnRedisDown, Rate, RateLimit, Redis, RedisKind, RedisNode, RedisUrl, Secret};
 pub use tls::{CertificateFiles, ClientCerts, Tls, TlsVersion, UpstreamTls};
 pub use upstream::{

@@ -14,7 +14,7 @@ mod upstream;
 
 use std::time::Duration;
 
-pub use cache::{Cache, CacheRule};
+pub use cache::{Cache, CacheDisk, CacheRule};
 pub use limit::{RateLimit, Redis};
 pub use route::{HeaderEdits, Redirect, Respond, Route};
 pub use security::SecurityHeaders;

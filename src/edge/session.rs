@@ -175,6 +175,21 @@ impl Session {
         self.tap = None;
     }
 
+    /// Whether nobody takes what is written.
+    #[must_use]
+    pub fn is_for_nobody(&self) -> bool {
+        self.discarding
+    }
+
+    /// The rest of the body cannot be had: the answer is cut.
+    ///
+    /// # Errors
+    /// That it is.
+    pub fn lose_body(&mut self) -> Result<()> {
+        self.exchange.outcome.set_fault(Reason::SpoolFailed);
+        self.fail(Reason::SpoolFailed, ErrorType::ReadError, "the body cannot be read")
+    }
+
     /// Whether the answer has begun: there will be no other.
     #[must_use]
     pub fn has_begun(&self) -> bool {

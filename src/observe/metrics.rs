@@ -27,11 +27,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
 
-pub use cache::{CacheHeld, CacheMetrics};
+pub use cache::{CacheHeld, CacheMetrics, DiskMetrics};
 pub use endpoint::{EndpointInFlight, EndpointMetrics, EndpointOverdue};
 pub use label::{
-    Bypass, CacheResult, CheckResult, FieldDrop, Handshake, LimitDecision, Method, NotStored, QueueDrop, RedisError,
-    Refusal, Reload, Retry, StatusClass, UpstreamError,
+    Bypass, CacheResult, CacheTier, CheckResult, DiskWrite, FieldDrop, Handshake, LimitDecision, Method, NotStored,
+    QueueDrop, RedisError, Refusal, Reload, Retry, StatusClass, UpstreamError,
 };
 pub use limit::LimitMetrics;
 pub use listener::{ListenerMetrics, OpenConnection};
@@ -71,6 +71,7 @@ pub struct Metrics {
     /// The certificates in use.
     pub tls: TlsMetrics,
     redis: Mutex<Option<Arc<RedisMetrics>>>,
+    disk: Mutex<Option<Arc<DiskMetrics>>>,
     /// Counts requests that matched no route.
     pub no_route: Arc<RouteMetrics>,
     routes: Live<String, RouteMetrics>,
@@ -101,6 +102,7 @@ impl Metrics {
             panics: Counter::default(),
             tls: TlsMetrics::default(),
             redis: Mutex::default(),
+            disk: Mutex::default(),
             no_route: routes.get(NO_ROUTE.to_owned(), |name| RouteMetrics::new(name)),
             routes,
             upstreams: Live::default(),
@@ -155,6 +157,11 @@ impl Metrics {
         *self.redis.lock() = redis;
     }
 
+    /// Shows this disk of the cache from now on, or that there is none.
+    pub fn show_disk(&self, disk: Option<Arc<DiskMetrics>>) {
+        *self.disk.lock() = disk;
+    }
+
     /// Counts an answer of our own. `reason` is an index into the reasons given to [`Metrics::new`].
     pub fn record_rejection(&self, reason: usize) {
         shards::increment(&self.rejections, reason);
@@ -206,6 +213,7 @@ impl Metrics {
         limit::write(&self.limits.all(), &mut page);
         redis::write(self.redis.lock().as_deref(), &mut page);
         cache::write(&self.caches.all(), &mut page);
+        cache::write_disk(self.disk.lock().as_deref(), &mut page);
         endpoint::write(&self.endpoints.all(), &mut page);
         upstream::write(&self.upstreams.all(), &mut page);
         spool::write(spool, &mut page);

@@ -11,7 +11,7 @@ use futures_util::future::join_all;
 
 pub use shared::{Conversation, Shared, Tunnel};
 
-use crate::cache::rule::Rules;
+use crate::cache::{self, rule::Rules};
 use crate::config::model::{Config, ListenAddr, Listener, Protocol, Route};
 use crate::observe::metrics::RouteMetrics;
 use crate::rate_limit::Limits;
@@ -58,6 +58,9 @@ impl Snapshot {
     pub async fn prepare(config: Config, shared: &Arc<Shared>, previous: Option<&Self>) -> Result<Arc<Self>, String> {
         let config = Arc::new(config);
         let (tls, client_tls, watched) = read_files(&config, shared, previous).await?;
+        let asked = config.clone();
+        let checked = tokio::task::spawn_blocking(move || cache::disk::check(asked.cache.as_ref())).await;
+        checked.map_err(|error| error.to_string())??;
         let redis = connect_redis(&config, previous).await?;
         let resolver = Resolver::new(&config.server.resolvers, previous.map(|p| &p.resolver))?;
         // Side by side: a name server that is silent is waited for once, however many names are asked for.
@@ -102,7 +105,7 @@ impl Snapshot {
             None => self.shared.metrics.tls.show(Vec::new()),
         }
         self.shared.metrics.show_redis(self.redis.as_ref().map(|redis| redis.metrics()));
-        self.shared.cache.configure(self.config.cache.as_ref());
+        self.shared.cache.configure(self.config.cache.as_ref(), &self.cache_rules, &self.shared.metrics);
         self.upstreams.iter().for_each(|upstream| upstream.start(&self.resolver));
     }
 

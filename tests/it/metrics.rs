@@ -41,6 +41,8 @@ const CONFIG: &str = r#"
     methods = ["GET"]
     respond = { body = "fixed" }
     rate_limit = { rate = "1000/s" }
+    [cache]
+    disk = { path = "{dir}" }
     [[cache.rules]]
     path = "/kept/*"
     "#;

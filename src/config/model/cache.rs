@@ -1,6 +1,7 @@
 //! The cache, with nothing left to parse.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,8 +16,18 @@ pub struct Cache {
     pub memory: u64,
     /// Bytes of one body.
     pub max_body: u64,
+    /// None: nothing is kept on disk.
+    pub disk: Option<CacheDisk>,
     /// In the order of the file; the first that matches counts.
     pub rules: Vec<CacheRule>,
+}
+
+/// Files for what is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CacheDisk {
+    pub path: PathBuf,
+    /// Bytes of all of them.
+    pub max: u64,
 }
 
 /// Which answers are kept.

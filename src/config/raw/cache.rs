@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::super::model::{CookiePattern, HostPattern, KeyQuery, PathPattern, Ttl};
 use super::super::place::At;
 use super::super::schema::{Described, Inside, KeyInfo, Presence, SectionInfo, section};
-use super::super::value::{FieldName, Size};
+use super::super::value::{AbsoluteDir, FieldName, Size};
 use super::super::walk::{Node, Read, Walk};
 
 section! {
@@ -16,12 +16,29 @@ section! {
         /// Size of all answers together that are kept in memory, heads included. What is asked for often stays; what is asked
         /// for once, as by a crawler, does not push it out.
         memory: Size = r#""64MiB""#,
-        /// Length of a body that is kept; longer ones are passed on. At most a 32nd of `memory`.
+        /// Length of a body that is kept; longer ones are passed on. In memory at most a 32nd of `memory`; what is longer is kept on
+        /// `disk` alone.
         max_body: Size = r#""8MiB""#,
+        /// A second place for what is kept, which outlives the process.
+        disk: CacheDisk,
         /// What is kept, and for how long. The first rule that matches counts.
         rules: Vec<At<CacheRule>> = "[]",
     }
-    later ["disk", "shared"]
+    later ["shared"]
+}
+
+section! {
+    /// Files for what is kept: after a restart it is there again. What is found torn is dropped. Everything is in one folder below
+    /// `path`, which only this user may read; one process at a time has it.
+    CacheDisk {
+        /// The directory. It must exist and be writable: else the gateway does not start, and a reload changes nothing.
+        ///
+        /// Example: `"/var/cache/propylon"`
+        path: AbsoluteDir = required,
+        /// Size of all files together.
+        max: Size = r#""1GiB""#,
+    }
+    later []
 }
 
 section! {

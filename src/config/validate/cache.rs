@@ -1,10 +1,11 @@
 //! `[cache]`.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::super::error::Report;
-use super::super::model::{Cache, CacheRule, PathPattern};
+use super::super::model::{Cache, CacheDisk, CacheRule, PathPattern};
 use super::super::place::{At, Place};
 use super::super::raw;
 use super::super::schema::refuse_repeats;
@@ -44,7 +45,18 @@ pub(super) fn build(raw: raw::Cache, report: &mut Report) -> Option<Cache> {
         built.push(rule);
     }
     name(&mut built, &names, report);
-    (!built.is_empty()).then(|| Cache { memory: given(raw.memory).0, max_body: given(raw.max_body).0, rules: built })
+    let disk = raw.disk.map(|disk| build_disk(disk.value, report));
+    if built.is_empty() {
+        return None;
+    }
+    Some(Cache { memory: given(raw.memory).0, max_body: given(raw.max_body).0, disk, rules: built })
+}
+
+fn build_disk(raw: raw::CacheDisk, report: &mut Report) -> CacheDisk {
+    if let Some(max) = raw.max.as_ref().filter(|max| max.value.0 < LEAST) {
+        report.problem(&max.place, "expected at least 1MiB");
+    }
+    CacheDisk { path: raw.path.map_or_else(PathBuf::new, |path| path.value.0), max: given(raw.max).0 }
 }
 
 fn build_rule(rule: At<raw::CacheRule>, report: &mut Report) -> CacheRule {

@@ -246,6 +246,28 @@ closed_set! {
 }
 
 closed_set! {
+    /// Where answers are kept.
+    CacheTier {
+        /// In this process.
+        Memory = "memory",
+        /// In files.
+        Disk = "disk",
+    }
+}
+
+closed_set! {
+    /// What became of an answer that was to be written to disk.
+    DiskWrite {
+        /// It is there.
+        Written = "written",
+        /// Too many waited.
+        Skipped = "skipped",
+        /// The disk did not take it.
+        Failed = "failed",
+    }
+}
+
+closed_set! {
     /// Why a request was not answered from the cache, nor its answer kept.
     Bypass {
         /// It has a cookie that is not one of `ignore_cookies`.

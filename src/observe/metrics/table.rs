@@ -92,6 +92,12 @@ families! {
         "Responses that are kept, those that a client still reads after they were dropped among them.";
     CACHE_BYTES: Gauge "propylon_cache_bytes" ["tier", "rule"]
         "Bytes of them, heads and bookkeeping included.";
+    CACHE_DISK_WRITES: Counter "propylon_cache_disk_writes_total" ["result"]
+        "Responses that were to be written to disk, by what became of them.";
+    CACHE_DISK_TORN: Counter "propylon_cache_disk_torn_total" []
+        "Files on disk that were torn, of something else or not readable, and dropped.";
+    CACHE_DISK_LOADED: Gauge "propylon_cache_disk_loaded" []
+        "1 once it is known which files there are.";
 
     UPSTREAM_REQUESTS: Counter "propylon_upstream_requests_total" ["upstream", "endpoint", "code"]
         "Responses of an endpoint, by class of the status code.";

@@ -1,5 +1,8 @@
 //! An answer out of the cache: whole, in part, or that the client has it already.
 
+use std::ops::Range;
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::header::{AGE, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, RANGE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
@@ -7,13 +10,15 @@ use pingora_error::Result;
 use pingora_http::ResponseHeader;
 
 use super::{Visit, Way};
-use crate::cache::entry::Entry;
+use crate::cache::disk::FileBody;
+use crate::cache::entry::{Body, Entry};
 use crate::cache::policy::Freshness;
 use crate::cache::{conditional, now, range};
 use crate::edge::session::Session;
 use crate::header::request_id::X_REQUEST_ID;
 use crate::observe::metrics::CacheResult;
 use crate::proxy::context::Active;
+use crate::proxy::rejection::{Reason, Rejection};
 use crate::proxy::response::edit_for_route;
 
 pub const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
@@ -28,19 +33,65 @@ pub async fn answer(session: &mut Session, active: &mut Active, entry: &Entry) {
     };
     if let Err(error) = written {
         tracing::debug!(%error, "an answer of the cache was not taken");
+        if active.exchange.outcome.fault() == Some(Reason::SpoolFailed) {
+            active.rejection = Some(Rejection::new(Reason::SpoolFailed, "a file of the cache is torn"));
+            if let Some(visit) = &active.visit {
+                active.exchange.snapshot.shared.cache.invalidate(&visit.rule, &visit.primary);
+            }
+        }
     }
 }
 
-async fn write(session: &mut Session, head: ResponseHeader, body: Bytes) -> Result<()> {
+/// What of a body is sent.
+enum Sent {
+    Bytes(Bytes),
+    /// A part of what is on disk.
+    Part(Arc<FileBody>, Range<usize>),
+}
+
+impl Sent {
+    fn of(body: &Body, part: Range<usize>) -> Self {
+        match body {
+            Body::Here(bytes) => Self::Bytes(bytes.slice(part)),
+            Body::There(file) => Self::Part(file.clone(), part),
+        }
+    }
+}
+
+async fn write(session: &mut Session, head: ResponseHeader, body: Sent) -> Result<()> {
     session.take_header(Box::new(head))?;
-    session.take_body(body).await?;
+    match body {
+        Sent::Bytes(bytes) => session.take_body(bytes).await?,
+        Sent::Part(file, part) => write_part(session, &file, part).await?,
+    }
     session.take_end()?;
     session.flush(Bytes::new()).await
 }
 
-fn head(session: &mut Session, active: &Active, entry: &Entry) -> Result<(ResponseHeader, Bytes)> {
+/// Block by block: no more of it is in memory than the client is about to take.
+async fn write_part(session: &mut Session, file: &Arc<FileBody>, part: Range<usize>) -> Result<()> {
+    let mut at = part.start;
+    while at < part.end && !session.is_for_nobody() {
+        let reader = file.clone();
+        let read = tokio::task::spawn_blocking(move || reader.read_from(at)).await;
+        let block = match read.map_err(std::io::Error::other).and_then(|read| read) {
+            Ok(block) if !block.is_empty() => block,
+            Ok(_) => return session.lose_body(),
+            Err(error) => {
+                tracing::error!(%error, "a kept answer cannot be read from disk");
+                return session.lose_body();
+            }
+        };
+        let block = block.slice(..block.len().min(part.end - at));
+        at += block.len();
+        session.take_body(block).await?;
+    }
+    Ok(())
+}
+
+fn head(session: &mut Session, active: &Active, entry: &Entry) -> Result<(ResponseHeader, Sent)> {
     session.untap();
-    let asked = active.visit.as_ref().and_then(|visit| visit.fetch.as_ref()).map(|fetch| &fetch.asked);
+    let asked = active.visit.as_ref().and_then(|visit| visit.fetch.as_ref()).map(|fetch| &*fetch.asked);
     let asked = asked.unwrap_or(&session.request().headers);
     let (status, headers, body) = part(asked, &active.exchange.method, entry);
     let mut parts = http::Response::new(()).into_parts().0;
@@ -58,11 +109,12 @@ fn head(session: &mut Session, active: &Active, entry: &Entry) -> Result<(Respon
 }
 
 /// What of the entry is the answer to a request with these fields.
-fn part(asked: &HeaderMap, method: &Method, entry: &Entry) -> (StatusCode, HeaderMap, Bytes) {
+fn part(asked: &HeaderMap, method: &Method, entry: &Entry) -> (StatusCode, HeaderMap, Sent) {
     if conditional::is_not_modified(asked, entry.status, &entry.headers) {
-        return (StatusCode::NOT_MODIFIED, conditional::not_modified(&entry.headers), Bytes::new());
+        return (StatusCode::NOT_MODIFIED, conditional::not_modified(&entry.headers), Sent::Bytes(Bytes::new()));
     }
-    let whole = || (entry.status, entry.headers.clone(), entry.body.clone());
+    let length = entry.body.len();
+    let whole = || (entry.status, entry.headers.clone(), Sent::of(&entry.body, 0..length));
     let is_ranged = *method == Method::GET
         && entry.status == StatusCode::OK
         && asked.contains_key(RANGE)
@@ -70,7 +122,6 @@ fn part(asked: &HeaderMap, method: &Method, entry: &Entry) -> (StatusCode, Heade
     if !is_ranged {
         return whole();
     }
-    let length = entry.body.len();
     let mut headers = entry.headers.clone();
     let mut set = |name: HeaderName, value: String| {
         if let Ok(value) = HeaderValue::try_from(value) {
@@ -85,20 +136,26 @@ fn part(asked: &HeaderMap, method: &Method, entry: &Entry) -> (StatusCode, Heade
             if let Ok(value) = HeaderValue::try_from(format!("bytes */{length}")) {
                 headers.insert(CONTENT_RANGE, value);
             }
-            (StatusCode::RANGE_NOT_SATISFIABLE, headers, Bytes::new())
+            (StatusCode::RANGE_NOT_SATISFIABLE, headers, Sent::Bytes(Bytes::new()))
         }
         range::Asked::Parts(parts) => {
-            let body = if let [part] = &*parts {
-                set(CONTENT_RANGE, range::content_range(part, length));
-                entry.body.slice(part.clone())
-            } else {
-                let boundary = uuid::Uuid::new_v4().simple().to_string();
-                let content_type = entry.headers.get(CONTENT_TYPE);
-                let (body, media) = range::multipart(&parts, &entry.body, content_type, &boundary);
-                set(CONTENT_TYPE, media);
-                body
+            let body = match (&*parts, &entry.body) {
+                ([part], body) => {
+                    set(CONTENT_RANGE, range::content_range(part, length));
+                    set(CONTENT_LENGTH, part.len().to_string());
+                    Sent::of(body, part.clone())
+                }
+                (_, Body::Here(bytes)) => {
+                    let boundary = uuid::Uuid::new_v4().simple().to_string();
+                    let content_type = entry.headers.get(CONTENT_TYPE);
+                    let (body, media) = range::multipart(&parts, bytes, content_type, &boundary);
+                    set(CONTENT_TYPE, media);
+                    set(CONTENT_LENGTH, body.len().to_string());
+                    Sent::Bytes(body)
+                }
+                // Several parts would have to be put together in memory.
+                (_, Body::There(_)) => return whole(),
             };
-            set(CONTENT_LENGTH, body.len().to_string());
             (StatusCode::PARTIAL_CONTENT, headers, body)
         }
     }

@@ -1,17 +1,20 @@
 //! The head of an app's answer: what is done with it.
 
+use std::sync::Arc;
+
+use bytes::Bytes;
 use http::{Method, StatusCode, header};
 use pingora_http::ResponseHeader;
 
-use super::{Visit, Way};
-use crate::cache::collapse::Fetched;
-use crate::cache::entry::{Head, kept_fields};
-use crate::cache::memory::Key;
+use super::Way;
+use super::claim::Claim;
+use crate::cache::entry::{Body, Head, kept_fields};
 use crate::cache::policy::{self, Answer};
-use crate::cache::rule::Target;
-use crate::cache::tap::Passed;
-use crate::cache::{Cache, conditional, freshness, now, vary};
+use crate::cache::rule::{Rule, Target};
+use crate::cache::tap::{Budget, Passed, Tap};
+use crate::cache::{conditional, freshness, now, vary};
 use crate::edge::exchange::Exchange;
+use crate::observe::metrics::NotStored;
 use crate::proxy::context::Active;
 use crate::route::host::Host;
 use crate::route::target::{decode_path, split_query};
@@ -23,7 +26,7 @@ pub fn judge(response: &mut ResponseHeader, active: &mut Active, is_stream: bool
     let cache = &exchange.snapshot.shared.cache;
     if visit.way == Way::Unsafe {
         if response.status.is_success() || response.status.is_redirection() {
-            cache.invalidate(&visit.primary);
+            cache.invalidate(&visit.rule, &visit.primary);
             for name in [header::LOCATION, header::CONTENT_LOCATION] {
                 if let Some(place) = response.headers.get(&name) {
                     invalidate_place(&exchange, &visit.primary, place.as_bytes());
@@ -50,36 +53,50 @@ pub fn judge(response: &mut ResponseHeader, active: &mut Active, is_stream: bool
     let fetched = freshness::Fetched { asked: fetch.asked_at, came: now() };
     let (status, authorized) = (response.status, fetch.asks.authorized);
     let answer = Answer { status, headers: &response.headers, fetched, is_stream, authorized };
-    match policy::judge(&visit.rule, &answer) {
-        Ok((terms, varies)) => {
-            let mut variant = Vec::new();
-            vary::write(&varies, &fetch.asked, &mut variant);
-            fetch.head = Some(Head {
-                primary: visit.primary.as_slice().into(),
-                status,
-                headers: kept_fields(&response.headers, fetched.came),
-                terms,
-                varies: varies.into(),
-                variant: variant.into(),
-                asked_after: fetch.under_way.as_ref().map_or(0, |under_way| under_way.after),
-            });
-            let length = response.headers.get(header::CONTENT_LENGTH);
-            let expected = length.and_then(|length| length.to_str().ok()?.parse().ok());
-            let most = usize::try_from(visit.rule.max_body).unwrap_or(usize::MAX);
-            fetch.tap.record(expected, most, &cache.budget);
-            // It is of use without this client.
-            exchange.control.finish_without_client();
-            if visit.way == Way::ForAll && conditional::is_not_modified(&fetch.asked, status, &response.headers) {
-                fetch.tap.pass(Passed::NotModified);
-                keep_not_modified(response);
-            }
-        }
+    let (terms, varies) = match policy::judge(&visit.rule, &answer) {
+        Ok(judged) => judged,
         Err(why) => {
             visit.not_stored = Some(why);
-            visit.rule.metrics.record_not_stored(why);
-            not_to_be_kept(visit, cache, status);
+            if let Some(claim) = Claim::of(visit, &exchange.snapshot.shared) {
+                claim.refuse(why, status);
+            }
+            return;
         }
+    };
+    let mut variant = Vec::new();
+    vary::write(&varies, &fetch.asked, &mut variant);
+    let head = Head {
+        primary: visit.primary.as_slice().into(),
+        status,
+        headers: kept_fields(&response.headers, fetched.came),
+        terms,
+        varies: varies.into(),
+        variant: variant.into(),
+        asked_after: fetch.under_way.as_ref().map_or(0, |under_way| under_way.after),
+    };
+    // It is of use without this client.
+    exchange.control.finish_without_client();
+    if visit.way == Way::ForAll && conditional::is_not_modified(&fetch.asked, status, &response.headers) {
+        fetch.tap.pass(Passed::NotModified);
     }
+    let tap = fetch.tap.clone();
+    let Some(claim) = Claim::of(visit, &exchange.snapshot.shared) else { return };
+    record(response, &tap, head, claim, &visit.rule, &cache.budget);
+    if tap.passed() == Passed::NotModified {
+        keep_not_modified(response);
+    }
+}
+
+/// Has the body copied as it passes, and kept before its end does: whoever has the whole answer finds it kept.
+fn record(response: &ResponseHeader, tap: &Tap, head: Head, claim: Claim, rule: &Rule, budget: &Arc<Budget>) {
+    let length = response.headers.get(header::CONTENT_LENGTH);
+    let expected = length.and_then(|length| length.to_str().ok()?.parse().ok());
+    let most = usize::try_from(rule.max_body).unwrap_or(usize::MAX);
+    let done = move |body: Result<Bytes, NotStored>| match body {
+        Ok(body) => claim.keep(head, Body::Here(body)).err(),
+        Err(why) => Some(claim.refuse(why, head.status)),
+    };
+    tap.record(expected, most, budget, Box::new(done));
 }
 
 /// What an answer points at on its own site is not true any more either (RFC 9111 section 4.4). `base`: the key of what was asked for.
@@ -100,7 +117,7 @@ fn invalidate_place(exchange: &Exchange, base: &[u8], place: &[u8]) {
     let snapshot = &exchange.snapshot;
     if let Some(rule) = snapshot.cache_rules.find(Some(&host.name), &decoded).filter(|_| path.starts_with(b"/")) {
         let target = Target { https: scheme == b"https", host: &host.name, port: host.port, path, query };
-        snapshot.shared.cache.invalidate(&rule.key(&target));
+        snapshot.shared.cache.invalidate(rule, &rule.key(&target));
     }
 }
 
@@ -115,17 +132,5 @@ fn keep_not_modified(response: &mut ResponseHeader) {
     let names: Vec<_> = response.headers.keys().filter(|name| !kept.contains_key(*name)).cloned().collect();
     for name in names {
         response.remove_header(&name);
-    }
-}
-
-/// Tells those who wait, and remembers it for those who come. What one user's request brought says nothing of others'.
-pub(super) fn not_to_be_kept(visit: &mut Visit, cache: &Cache, status: StatusCode) {
-    let Some(fetch) = visit.fetch.as_deref_mut() else { return };
-    let is_for_all = visit.way == Way::ForAll && !fetch.asks.authorized;
-    if is_for_all && !status.is_server_error() {
-        cache.pass(fetch.at.clone().unwrap_or_else(|| Key::from(&*visit.primary)));
-    }
-    if let Some(lead) = fetch.lead.take() {
-        lead.conclude(Fetched::NotKept);
     }
 }

@@ -6,9 +6,11 @@
 //! | is somebody else fetching it, or is it this request's turn | `turn` |
 //! | a new one is fetched beside what is given | `refresh` |
 //! | may the app's answer be kept | `judge` |
-//! | it is kept, or what was kept stands in for it | `conclude` |
+//! | it is kept, and those who wait are told | `claim` |
+//! | or what was kept stands in for it | `conclude` |
 //! | an answer that was kept is written | `hit` |
 
+mod claim;
 mod conclude;
 mod hit;
 mod judge;
@@ -26,7 +28,7 @@ pub use judge::judge;
 pub use turn::{Next, turn};
 
 use crate::cache::collapse::Lead;
-use crate::cache::entry::{Entry, Head};
+use crate::cache::entry::Entry;
 use crate::cache::memory::{Key, Look};
 use crate::cache::policy::{self, Freshness, Use};
 use crate::cache::rule::{Rule, Target};
@@ -77,11 +79,12 @@ pub struct Asks {
 #[derive(Debug)]
 pub struct Fetch {
     /// Fields of the request as the client sent them.
-    pub asked: HeaderMap,
+    pub asked: Arc<HeaderMap>,
     asks: Asks,
     /// Where answers of this request are, if not under the primary key.
     at: Option<Key>,
     pub lead: Option<Lead>,
+    looked_on_disk: bool,
     pub tap: Arc<Tap>,
     under_way: Option<Fetching>,
     /// When the app was asked, in milliseconds since 1970.
@@ -92,7 +95,6 @@ pub struct Fetch {
     said: Option<HeaderMap>,
     /// The status that was kept from the client.
     pub withheld: Option<StatusCode>,
-    head: Option<Head>,
 }
 
 /// Finds the rule for a request that is about to be sent to an app, and the answer that is kept for it.
@@ -137,7 +139,7 @@ pub fn visit(
             if found.is_some() {
                 visit.result = CacheResult::Hit;
             } else {
-                visit.fetch = Some(Box::new(Fetch::new(asks, request.headers.clone(), at)));
+                visit.fetch = Some(Box::new(Fetch::new(asks, Arc::new(request.headers.clone()), at)));
             }
         }
     }
@@ -207,19 +209,19 @@ impl Asks {
 }
 
 impl Fetch {
-    fn new(asks: Asks, asked: HeaderMap, at: Option<Key>) -> Self {
+    fn new(asks: Asks, asked: Arc<HeaderMap>, at: Option<Key>) -> Self {
         Self {
             asked,
             asks,
             at,
             lead: None,
+            looked_on_disk: false,
             tap: Arc::default(),
             under_way: None,
             asked_at: 0,
             validates: false,
             said: None,
             withheld: None,
-            head: None,
         }
     }
 

@@ -41,7 +41,9 @@ pub async fn turn(engine: &Engine, session: &mut Session, active: &mut Active) -
         match (usable, &visit.entry) {
             (Use::Fresh, Some(entry)) => {
                 visit.result = CacheResult::Hit;
-                fetch.lead = None;
+                if let Some(lead) = fetch.lead.take() {
+                    lead.conclude(Fetched::Kept(entry.clone()));
+                }
                 return Next::Answer(entry.clone());
             }
             (Use::Stale { refresh }, Some(entry)) => {
@@ -53,6 +55,14 @@ pub async fn turn(engine: &Engine, session: &mut Session, active: &mut Active) -
                 return Next::Answer(entry);
             }
             _ => {}
+        }
+        // Of those who want the same only one looks.
+        let looks = !visit.patient || fetch.asks.authorized || fetch.asks.says.only_if_cached || fetch.lead.is_some();
+        if looks && visit.entry.is_none() && !std::mem::replace(&mut fetch.looked_on_disk, true) {
+            visit.entry = shared.cache.look_on_disk(&visit.rule, &visit.primary, &fetch.asked).await;
+            if visit.entry.is_some() {
+                continue;
+            }
         }
         if fetch.asks.says.only_if_cached {
             return Next::Refuse(Reason::NotCached.into());

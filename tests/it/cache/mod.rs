@@ -5,6 +5,7 @@
 
 mod basics;
 mod collapsing;
+mod disk;
 mod explaining;
 mod freshness;
 mod purging;

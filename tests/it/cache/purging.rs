@@ -82,7 +82,8 @@ fn softly_what_is_kept_is_stale() {
     assert!(status_of(&stale).starts_with("propylon; hit; ttl=-"), "{stale}");
     gate.open();
     eventually("the new one is there", || (site.get(&[]).text() == "1").then_some(()));
-    assert!(status_of(&site.get(&[])).starts_with("propylon; hit; ttl=5"), "and is no older for it");
+    let again = status_of(&site.get(&[]));
+    assert!(again.starts_with("propylon; hit; ttl=") && !again.contains('-'), "{again}: it is no older for it");
 }
 
 #[test]

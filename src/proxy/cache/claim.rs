@@ -1,0 +1,77 @@
+//! What becomes of a fetch: it is kept or it is not, and those who wait are told.
+
+use std::sync::Arc;
+
+use http::{HeaderMap, StatusCode};
+
+use super::{Visit, Way};
+use crate::cache::Fetching;
+use crate::cache::collapse::{Fetched, Lead};
+use crate::cache::entry::{Body, Entry, Head};
+use crate::cache::memory::Key;
+use crate::cache::rule::Rule;
+use crate::observe::metrics::NotStored;
+use crate::state::Shared;
+
+/// The right to say what was fetched. Dropped without a word, nothing was.
+pub(super) struct Claim {
+    shared: Arc<Shared>,
+    rule: Arc<Rule>,
+    primary: Vec<u8>,
+    /// Where others who want the same look.
+    key: Key,
+    /// What this request was answered says something of others: it is not one user's.
+    is_for_all: bool,
+    asked: Arc<HeaderMap>,
+    lead: Option<Lead>,
+    _under_way: Option<Fetching>,
+}
+
+impl Claim {
+    /// Takes it from a request; the fetch has no other.
+    pub fn of(visit: &mut Visit, shared: &Arc<Shared>) -> Option<Self> {
+        let key = visit.lead_key();
+        let fetch = visit.fetch.as_deref_mut()?;
+        Some(Self {
+            shared: shared.clone(),
+            rule: visit.rule.clone(),
+            primary: visit.primary.clone(),
+            key,
+            is_for_all: visit.way == Way::ForAll && !fetch.asks.authorized,
+            asked: fetch.asked.clone(),
+            lead: fetch.lead.take(),
+            _under_way: fetch.under_way.take(),
+        })
+    }
+
+    /// Keeps what was fetched, and hands it to those who wait.
+    ///
+    /// # Errors
+    /// It was purged meanwhile.
+    pub fn keep(self, head: Head, body: Body) -> Result<Arc<Entry>, NotStored> {
+        let status = head.status;
+        match self.shared.cache.keep(&self.rule, head, body, &self.asked) {
+            Ok(entry) => {
+                if let Some(lead) = self.lead {
+                    lead.conclude(Fetched::Kept(entry.clone()));
+                }
+                Ok(entry)
+            }
+            Err(why) => Err(self.refuse(why, status)),
+        }
+    }
+
+    /// It is not kept. Those who wait go their own ways, and so do those who come for a while, where that was not by chance.
+    pub fn refuse(self, why: NotStored, status: StatusCode) -> NotStored {
+        self.rule.metrics.record_not_stored(why);
+        let by_chance = matches!(why, NotStored::Incomplete | NotStored::Busy | NotStored::Purged);
+        if self.is_for_all && !by_chance && !status.is_server_error() {
+            self.shared.cache.pass(&self.rule, &self.primary, self.key);
+        }
+        // What broke says nothing of the next.
+        if let Some(lead) = self.lead.filter(|_| why != NotStored::Incomplete) {
+            lead.conclude(Fetched::NotKept);
+        }
+        why
+    }
+}
