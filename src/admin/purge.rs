@@ -31,7 +31,7 @@ pub async fn purge(snapshot: &Snapshot, query: &str) -> Answer {
     };
     let shared = snapshot.shared.clone();
     let how = if wanted.soft { How::Soft(now()) } else { How::Hard };
-    let met = tokio::task::spawn_blocking(move || shared.cache.purge(marks, how)).await;
+    let met = tokio::task::spawn_blocking(move || shared.cache.purge(&marks, how)).await;
     let Ok(met) = met else { return Answer::text(500, "the purge failed\n") };
     let answers = if met == 1 { "answer" } else { "answers" };
     let done = if wanted.soft { "made stale" } else { "dropped" };

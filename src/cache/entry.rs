@@ -119,7 +119,9 @@ impl Entry {
         OVERHEAD + self.primary.len() + self.variant.len() + fields + tags + self.bytes_here()
     }
 
-    fn bytes_here(&self) -> usize {
+    /// Bytes of its body that are in memory.
+    #[must_use]
+    pub fn bytes_here(&self) -> usize {
         match &self.body {
             Body::Here(bytes) => bytes.len(),
             Body::There(_) => 0,

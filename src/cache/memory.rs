@@ -12,6 +12,7 @@ use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
 
 use super::entry::Entry;
 use super::freshness::Millis;
+use super::policy::Freshness;
 use super::vary;
 
 /// What an entry is kept under.
@@ -131,9 +132,18 @@ impl Memory {
         self.slots.insert(varies.key(&primary, request), Slot::Entry(entry));
     }
 
-    /// Remembers that an answer under `key` was not to be kept; what was there goes.
-    pub fn pass(&self, key: Key, until: Millis) {
-        self.slots.insert(key, Slot::Pass(until));
+    /// Remembers that an answer under `key` was not to be kept, if so; what is there and fresh stays.
+    pub fn pass(&self, key: Key, until: Millis) -> bool {
+        let now = super::now();
+        let stays = match self.slots.get(&*key) {
+            Some(Slot::Entry(entry)) => matches!(entry.freshness(now), Freshness::Fresh(_)),
+            Some(Slot::Varies(_)) => true,
+            Some(Slot::Pass(_)) | None => false,
+        };
+        if !stays {
+            self.slots.insert(key, Slot::Pass(until));
+        }
+        !stays
     }
 
     /// Drops what is under `key`; whether there was something.

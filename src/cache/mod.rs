@@ -229,13 +229,11 @@ impl Cache {
         Ok(entry)
     }
 
-    /// Remembers for a while that what is fetched under `key` is not to be kept; what was there goes.
+    /// Remembers for a while that what is fetched under `key` is not to be kept; what was there goes, unless it is fresh.
     pub fn pass(&self, rule: &Rule, primary: &[u8], key: Key) {
-        if let Some(disk) = self.disk.load().as_ref().filter(|disk| disk.knows(primary)) {
+        let passes = self.memory.get().is_some_and(|memory| memory.pass(key, millis(SystemTime::now() + PASS)));
+        if let Some(disk) = self.disk.load().as_ref().filter(|disk| passes && disk.knows(primary)) {
             disk.remove(&rule.config.name, primary);
-        }
-        if let Some(memory) = self.memory.get() {
-            memory.pass(key, millis(SystemTime::now() + PASS));
         }
     }
 
@@ -254,15 +252,15 @@ impl Cache {
 
     /// Purges; how many answers in memory that met. It takes a time in proportion to all that are there: not for a thread that
     /// serves requests.
-    pub fn purge(&self, purged: Vec<What>, how: How) -> usize {
+    pub fn purge(&self, purged: &[What], how: How) -> usize {
+        for what in purged {
+            self.purges.add(what.clone(), how);
+        }
         if let Some(disk) = &*self.disk.load() {
-            disk.remember(&purged);
+            disk.remember(purged);
             if how == How::Hard {
                 purged.iter().filter_map(What::key).for_each(|key| disk.remove("", key));
             }
-        }
-        for what in purged {
-            self.purges.add(what, how);
         }
         let Some(memory) = self.memory.get() else { return 0 };
         let met = Cell::new(0);

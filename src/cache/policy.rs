@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use http::header::{CONTENT_LENGTH, COOKIE, ETAG, LAST_MODIFIED, SET_COOKIE, TRANSFER_ENCODING};
+use http::header::{
+    CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, COOKIE, ETAG, LAST_MODIFIED, SET_COOKIE, TRANSFER_ENCODING,
+};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use crate::observe::metrics::{Bypass, NotStored};
@@ -15,6 +17,7 @@ use super::vary;
 
 /// What of a GET or HEAD has a say.
 #[derive(Debug, Clone, Copy)]
+#[allow(clippy::struct_excessive_bools)] // Independent facts.
 pub struct Asked<'a> {
     pub headers: &'a HeaderMap,
     pub has_body: bool,
@@ -22,7 +25,12 @@ pub struct Asked<'a> {
     pub is_upgrade: bool,
     /// Its client has shown who it is.
     pub has_client_cert: bool,
+    /// Its host is written in the usual way, and nobody says another.
+    pub host_is_plain: bool,
 }
+
+/// Fields by which frameworks let a GET be another method.
+const METHOD_OVERRIDES: [&str; 3] = ["x-http-method-override", "x-method-override", "x-http-method"];
 
 /// Why a request has nothing to do with what is kept, if so: what it is answered may be one user's, or is for the app alone to
 /// say.
@@ -37,6 +45,10 @@ pub fn bypass(rule: &Rule, asked: &Asked<'_>) -> Option<Bypass> {
         Some(Bypass::Cookie)
     } else if asked.has_client_cert {
         Some(Bypass::ClientCert)
+    } else if !asked.host_is_plain {
+        Some(Bypass::Host)
+    } else if METHOD_OVERRIDES.iter().any(|name| asked.headers.contains_key(*name)) {
+        Some(Bypass::MethodOverride)
     } else if conditional::is_for_app(asked.headers) {
         Some(Bypass::Precondition)
     } else if !rule.config.ignore_client_directives && directives::Request::of(asked.headers).no_store {
@@ -101,6 +113,8 @@ pub struct Answer<'a> {
     pub is_stream: bool,
     /// To a request with `Authorization`.
     pub authorized: bool,
+    /// To a request with `Range`.
+    pub ranged: bool,
 }
 
 /// Judges a response to a GET, and names the request fields it depends on.
@@ -109,8 +123,14 @@ pub struct Answer<'a> {
 /// Why it is not kept.
 pub fn judge(rule: &Rule, answer: &Answer<'_>) -> Result<(Terms, Vec<HeaderName>), NotStored> {
     let Answer { status, headers, .. } = *answer;
-    if status.as_u16() < 200 || status == StatusCode::PARTIAL_CONTENT || status == StatusCode::NOT_MODIFIED {
+    let is_part = status == StatusCode::PARTIAL_CONTENT || headers.contains_key(CONTENT_RANGE);
+    // What answers to a range is for whoever asks for that range, unless it is the whole.
+    let is_of_range = answer.ranged && status != StatusCode::OK;
+    if status.as_u16() < 200 || status == StatusCode::NOT_MODIFIED || is_part || is_of_range {
         return Err(NotStored::Status);
+    }
+    if !headers.get_all(CONTENT_ENCODING).iter().all(|value| vary::is_known_coding(value.as_bytes())) {
+        return Err(NotStored::VaryAny);
     }
     let says = directives::Response::of(headers);
     if headers.contains_key(SET_COOKIE) {

@@ -66,6 +66,18 @@ fn write_values(name: &HeaderName, headers: &HeaderMap, out: &mut Vec<u8>) {
 /// Codings that servers of apps know; what else a client takes makes no other answer.
 const CODINGS: [&[u8]; 4] = [b"br", b"deflate", b"gzip", b"zstd"];
 
+/// Whether a `Content-Encoding` is one of those that are told apart.
+#[must_use]
+pub fn is_known_coding(value: &[u8]) -> bool {
+    let mut codings = value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+    codings.all(|coding| {
+        [b"identity".as_slice(), b"x-gzip", b""]
+            .into_iter()
+            .chain(CODINGS)
+            .any(|known| coding.eq_ignore_ascii_case(known))
+    })
+}
+
 /// The codings a client takes, in one order: browsers differ in spaces, order and weights, apps only ask what is there.
 fn write_encodings(headers: &HeaderMap, out: &mut Vec<u8>) {
     let mut taken = [None; CODINGS.len()];

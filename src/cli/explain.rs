@@ -73,7 +73,8 @@ impl Explain {
             out.push_str("cache       past it; what is kept under the key goes when the app has agreed (2xx, 3xx)\n");
             return Ok(out);
         }
-        let facts = Asked { headers: &asked, has_body: false, is_upgrade: false, has_client_cert: false };
+        let facts =
+            Asked { headers: &asked, has_body: false, is_upgrade: false, has_client_cert: false, host_is_plain: true };
         if let Some(why) = policy::bypass(rule, &facts) {
             let _ = writeln!(out, "cache       past it: {}", bypass(why));
             return Ok(out);
@@ -171,7 +172,7 @@ fn judge(rule: &Rule, status: StatusCode, mut said: HeaderMap, authorized: bool,
     }
     let now = millis(SystemTime::now());
     let fetched = Fetched { asked: now, came: now };
-    let answer = Answer { status, headers: &said, fetched, is_stream: is_stream(&said), authorized };
+    let answer = Answer { status, headers: &said, fetched, is_stream: is_stream(&said), authorized, ranged: false };
     match policy::judge(rule, &answer) {
         Ok((terms, varies)) => {
             let _ = writeln!(out, "answer      {status} would be kept, {}", lifetime(&terms, now));
@@ -221,6 +222,8 @@ fn bypass(why: Bypass) -> &'static str {
         Bypass::Body => "it has a body",
         Bypass::Upgrade => "it asks for a WebSocket",
         Bypass::ClientCert => "its client has shown who it is",
+        Bypass::Host => "its host is not written in the usual way",
+        Bypass::MethodOverride => "it asks for another method in a field of its own",
         Bypass::NoStore => "it says Cache-Control: no-store",
         Bypass::Precondition => "it says If-Match or If-Unmodified-Since",
     }

@@ -357,7 +357,7 @@ impl Exchange {
         }
     }
 
-    /// One like this that the gateway makes for itself, without a body.
+    /// A GET of the same that the gateway makes for itself.
     #[must_use]
     pub fn for_nobody(&self) -> Self {
         Self {
@@ -365,7 +365,7 @@ impl Exchange {
             snapshot: self.snapshot.clone(),
             received: SystemTime::now(),
             started: Instant::now(),
-            method: self.method.clone(),
+            method: Method::GET,
             version: self.version,
             target: self.target.clone(),
             host: self.host.clone(),

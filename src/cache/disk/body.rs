@@ -46,6 +46,20 @@ impl FileBody {
         bytes.chunks(BLOCK).map(crc32fast::hash).eq(self.sums.iter().copied())
     }
 
+    /// Reads all of it. Blocks.
+    ///
+    /// # Errors
+    /// The disk fails, or it is not what was written.
+    pub fn read_all(&self) -> io::Result<Bytes> {
+        let mut whole = vec![0; self.len()];
+        self.file.read_exact_at(&mut whole, self.at)?;
+        if self.is_whole(&whole) {
+            Ok(Bytes::from(whole))
+        } else {
+            Err(io::Error::new(io::ErrorKind::InvalidData, "it is not what was written"))
+        }
+    }
+
     /// Reads the block that `offset` lies in, from there to its end. Blocks.
     ///
     /// # Errors

@@ -11,7 +11,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, Mode, OFlags, flock, fstat};
 
 use super::format::{self, FIXED, Fixed, Record};
 use super::{Name, Shared, purge_log, read_file};
@@ -109,6 +109,7 @@ impl Keeper {
         let folder = &self.shared.folder;
         let mut builder = DirBuilder::new();
         builder.recursive(true).mode(0o700).create(folder)?;
+        check_owner(folder)?;
         builder.create(folder.join("aside"))?;
         let lock = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(folder.join("lock"))?;
         flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
@@ -124,18 +125,23 @@ impl Keeper {
         let folder = self.shared.folder.clone();
         let began = Instant::now();
         let mut files = 0_usize;
-        for left in fs::read_dir(folder.join("aside"))? {
-            fs::remove_file(left?.path())?;
+        for left in fs::read_dir(folder.join("aside"))?.flatten() {
+            if let Err(error) = fs::remove_file(left.path()) {
+                self.complain("tidied", &error);
+            }
         }
         for number in 0..=255_u8 {
             let place = folder.join(format!("{number:02x}"));
             let listed = match fs::read_dir(&place) {
                 Ok(listed) => listed,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                Err(error) => return Err(error),
+                Err(error) => {
+                    self.complain("read", &error);
+                    continue;
+                }
             };
-            for file in listed {
-                files += usize::from(self.find(&file?)?);
+            for file in listed.flatten() {
+                files += usize::from(self.find(&file));
             }
             if self.do_waiting().is_err() {
                 return Ok(Err(Over));
@@ -147,24 +153,22 @@ impl Keeper {
     }
 
     /// Takes a file into the index; whether it is one.
-    fn find(&mut self, file: &fs::DirEntry) -> io::Result<bool> {
+    fn find(&mut self, file: &fs::DirEntry) -> bool {
         let name = file.file_name();
         let Some((name, tag)) = name.to_str().and_then(Name::parse) else {
             tracing::warn!(file = %file.path().display(), "a file in the disk cache is not one of it, and removed");
             self.shared.metrics.record_torn();
             let _ = fs::remove_file(file.path());
-            return Ok(false);
+            return false;
         };
-        let length = match file.metadata() {
-            Ok(metadata) => metadata.len(),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-            Err(error) => return Err(error),
-        };
-        // One that was written meanwhile is known better.
-        if self.shared.index.tag(&name).is_none() {
-            self.insert(name, tag, length);
+        // One that is gone meanwhile is none, and one that was written is known better.
+        let Ok(metadata) = file.metadata() else { return false };
+        match self.shared.index.tag(&name) {
+            None => self.insert(name, tag, metadata.len()),
+            Some(known) if known != tag => drop(fs::remove_file(file.path())),
+            Some(_) => {}
         }
-        Ok(true)
+        true
     }
 
     fn insert(&self, name: Name, tag: u32, bytes: u64) {
@@ -190,7 +194,7 @@ impl Keeper {
         if let Job::Keep { entry, tag, held } = job {
             self.rules.entry(tag).or_insert(held);
             let written = self.keep(&entry, tag);
-            self.shared.unqueue(&Name::of(&entry.primary), entry.body.len() as u64);
+            self.shared.unqueue(&Name::of(&entry.primary), entry.bytes_here() as u64);
             match written {
                 Ok(true) => self.shared.metrics.record_write(DiskWrite::Written),
                 Ok(false) => {}
@@ -204,13 +208,17 @@ impl Keeper {
     }
 
     fn skip(&self, entry: &Entry) {
-        self.shared.unqueue(&Name::of(&entry.primary), entry.body.len() as u64);
+        self.shared.unqueue(&Name::of(&entry.primary), entry.bytes_here() as u64);
         self.shared.metrics.record_write(DiskWrite::Skipped);
     }
 
     /// Writes an answer, and what it depends on; false where it was purged meanwhile.
     fn keep(&mut self, entry: &Entry, tag: u32) -> io::Result<bool> {
-        let Body::Here(body) = &entry.body else { return Ok(false) };
+        let body = match &entry.body {
+            Body::Here(body) => body.clone(),
+            // It was found to be true still: the file is written anew, with what is said of it now.
+            Body::There(file) => file.read_all()?,
+        };
         if self.shared.purges.find(entry) == Found::Gone {
             return Ok(false);
         }
@@ -222,7 +230,7 @@ impl Keeper {
             let number = self.number(primary, entry, tag)?;
             Name::of_variant(&entry.primary, number, &entry.variant)
         };
-        self.write(name, tag, &record, body)?;
+        self.write(name, tag, &record, &body)?;
         // A purge that came between the look and the write did not find it.
         if self.shared.purges.find(entry) == Found::Gone {
             self.shared.doom(name, tag);
@@ -313,6 +321,16 @@ impl Keeper {
     }
 }
 
+/// Only this user may have made the folder, and may write to it: what is in it is given to clients.
+fn check_owner(folder: &Path) -> io::Result<()> {
+    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::RDONLY | OFlags::CLOEXEC;
+    let stat = fstat(rustix::fs::open(folder, flags, Mode::empty())?)?;
+    if stat.st_uid != rustix::process::geteuid().as_raw() || stat.st_mode & 0o022 != 0 {
+        return Err(io::Error::other("it is somebody else's, or others may write to it"));
+    }
+    Ok(())
+}
+
 fn write_file(path: &Path, front: &[u8], body: &[u8]) -> io::Result<()> {
     let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(path)?;
     file.write_all(front)?;
@@ -335,7 +353,10 @@ fn read_head(path: &Path) -> io::Result<Option<(Record, u64)>> {
     let mut file = File::open(path)?;
     let mut fixed_bytes = [0; FIXED];
     file.read_exact(&mut fixed_bytes)?;
-    let Some(fixed) = Fixed::read(&fixed_bytes) else { return Ok(None) };
+    let length = file.metadata()?.len();
+    let Some(fixed) = Fixed::read(&fixed_bytes).filter(|fixed| fixed.whole() == Some(length)) else {
+        return Ok(None);
+    };
     let mut middle = vec![0; fixed.middle()];
     file.read_exact(&mut middle)?;
     Ok(format::read_middle(&fixed_bytes, &fixed, &middle).map(|(record, _)| (record, fixed.boot)))

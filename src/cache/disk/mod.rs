@@ -186,25 +186,36 @@ impl Disk {
         tokio::task::spawn_blocking(read).await.ok().flatten()
     }
 
-    /// Has an answer written, if it is worth it and there is room in the queue.
+    /// Has an answer written, if it is worth it and there is room in the queue. Where it is not, what is there goes: it is older.
     pub fn keep(&self, rule: &Rule, entry: &Arc<Entry>) {
-        let Body::Here(body) = &entry.body else { return };
-        let of_use = entry.terms.fresh_until.max(entry.terms.came) - entry.terms.came
-            + entry.terms.stale_if_error.max(entry.terms.stale_while_revalidate);
-        if !self.shared.ours.load(Relaxed) || of_use < SHORT {
+        if !self.shared.ours.load(Relaxed) {
             return;
         }
+        let terms = &entry.terms;
+        let of_use =
+            terms.fresh_until.saturating_sub(terms.came) + terms.stale_if_error.max(terms.stale_while_revalidate);
+        if of_use < SHORT {
+            return self.forget(rule, &entry.primary);
+        }
         let name = Name::of(&entry.primary);
-        let length = body.len() as u64;
+        let length = entry.bytes_here() as u64;
         if self.shared.waiting.fetch_add(length, Relaxed) + length > keeper::WAITING_MOST {
             self.shared.waiting.fetch_sub(length, Relaxed);
-            return self.shared.metrics.record_write(DiskWrite::Skipped);
+            self.shared.metrics.record_write(DiskWrite::Skipped);
+            return self.forget(rule, &entry.primary);
         }
         *self.shared.queued.lock().entry(name).or_default() += 1;
         let job = Job::Keep { entry: entry.clone(), tag: tag(&rule.config.name), held: rule.metrics.clone() };
         if self.jobs.try_send(job).is_err() {
             self.shared.unqueue(&name, length);
             self.shared.metrics.record_write(DiskWrite::Skipped);
+            self.forget(rule, &entry.primary);
+        }
+    }
+
+    fn forget(&self, rule: &Rule, primary: &[u8]) {
+        if self.shared.may_have(&Name::of(primary)) {
+            self.remove(&rule.config.name, primary);
         }
     }
 
@@ -338,7 +349,9 @@ fn read_file(path: &Path, here: u64) -> io::Result<Option<(Record, Body, u64)>> 
         return Ok(None);
     }
     file.read_exact(&mut fixed_bytes)?;
-    let Some(fixed) = Fixed::read(&fixed_bytes).filter(|fixed| fixed.whole() == Some(length)) else { return Ok(None) };
+    let Some(fixed) = Fixed::read(&fixed_bytes).filter(|fixed| fixed.whole() == Some(length)) else {
+        return Ok(None);
+    };
     let mut middle = vec![0; fixed.middle()];
     file.read_exact(&mut middle)?;
     let Some((record, sums)) = format::read_middle(&fixed_bytes, &fixed, &middle) else { return Ok(None) };

@@ -280,6 +280,10 @@ closed_set! {
         ClientCert = "client_cert",
         /// It says `Cache-Control: no-store`.
         NoStore = "no_store",
+        /// Its host is not written in the usual way, or a trusted proxy says another: the app could tell the difference.
+        Host = "host",
+        /// It asks for another method in a field of its own.
+        MethodOverride = "method_override",
         /// It says `If-Match` or `If-Unmodified-Since`, which only the app can answer.
         Precondition = "precondition",
     }

@@ -65,7 +65,9 @@ impl Claim {
     pub fn refuse(self, why: NotStored, status: StatusCode) -> NotStored {
         self.rule.metrics.record_not_stored(why);
         let by_chance = matches!(why, NotStored::Incomplete | NotStored::Busy | NotStored::Purged);
-        if self.is_for_all && !by_chance && !status.is_server_error() {
+        // An error may be what this request alone has brought about.
+        let is_answer = status.is_success() || status.is_redirection();
+        if self.is_for_all && !by_chance && is_answer {
             self.shared.cache.pass(&self.rule, &self.primary, self.key);
         }
         // What broke says nothing of the next.

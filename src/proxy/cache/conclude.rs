@@ -3,11 +3,13 @@
 use std::sync::Arc;
 
 use http::HeaderMap;
+use http::header::{AGE, RANGE};
 
 use super::claim::Claim;
 use super::turn::prepare;
 use super::{Visit, hit};
 use crate::cache::entry::{Entry, Head, kept_fields, updated_fields};
+use crate::cache::freshness::X_ACCEL_EXPIRES;
 use crate::cache::policy::{self, Answer};
 use crate::cache::{conditional, freshness, now, vary};
 use crate::edge::session::Session;
@@ -43,6 +45,10 @@ pub async fn conclude(session: &mut Session, active: &mut Active) {
     if let Some(why) = fetch.tap.not_stored() {
         visit.not_stored = Some(why);
     }
+    if fetch.said.is_none() {
+        // Nothing came of it: somebody else may try, however long this client takes for what it is told.
+        fetch.lead = None;
+    }
     let Some(kept) = visit.entry.clone() else { return };
     if let Some(said) = fetch.said.take() {
         visit.result = CacheResult::Revalidated;
@@ -53,8 +59,7 @@ pub async fn conclude(session: &mut Session, active: &mut Active) {
     let is_ours = active.rejection.as_ref().is_some_and(|rejection| {
         matches!(rejection.reason.status(), 502..=504) && rejection.reason != Reason::Shutdown
     });
-    if !session.has_begun() && may_stand_in && (fetch.withheld.is_some() || is_ours) {
-        fetch.lead = None;
+    if !session.has_begun() && (fetch.withheld.is_some() || (may_stand_in && is_ours)) {
         if let Some(rejection) = active.rejection.take() {
             tracing::debug!(reason = rejection.reason.word(), detail = &*rejection.detail, "a kept answer stands in");
         }
@@ -69,7 +74,13 @@ fn update(visit: &mut Visit, shared: &Arc<Shared>, kept: &Arc<Entry>, said: &Hea
     let fetched = freshness::Fetched { asked: fetch.asked_at, came: now() };
     let headers = updated_fields(&kept.headers, &kept_fields(said, fetched.came));
     let authorized = fetch.asks.authorized;
-    let answer = Answer { status: kept.status, headers: &headers, fetched, is_stream: false, authorized };
+    // These two are of the 304 itself, and not kept.
+    let mut says = headers.clone();
+    for name in [AGE, X_ACCEL_EXPIRES] {
+        said.get(&name).into_iter().for_each(|value| drop(says.insert(name.clone(), value.clone())));
+    }
+    let ranged = fetch.asked.contains_key(RANGE);
+    let answer = Answer { status: kept.status, headers: &says, fetched, is_stream: false, authorized, ranged };
     let judged = policy::judge(&visit.rule, &answer);
     let (terms, varies) = match &judged {
         Ok((terms, varies)) => (*terms, varies.clone().into_boxed_slice()),

@@ -42,6 +42,9 @@ pub async fn answer(session: &mut Session, active: &mut Active, entry: &Entry) {
     }
 }
 
+/// Bytes of several parts of a body that are put together; for more the whole is sent, which costs no copy.
+const PARTS_MOST: usize = 64 * 1024;
+
 /// What of a body is sent.
 enum Sent {
     Bytes(Bytes),
@@ -114,7 +117,9 @@ fn part(asked: &HeaderMap, method: &Method, entry: &Entry) -> (StatusCode, Heade
         return (StatusCode::NOT_MODIFIED, conditional::not_modified(&entry.headers), Sent::Bytes(Bytes::new()));
     }
     let length = entry.body.len();
-    let whole = || (entry.status, entry.headers.clone(), Sent::of(&entry.body, 0..length));
+    // There is nothing to be sent to HEAD.
+    let sent = if *method == Method::HEAD { 0 } else { length };
+    let whole = || (entry.status, entry.headers.clone(), Sent::of(&entry.body, 0..sent));
     let is_ranged = *method == Method::GET
         && entry.status == StatusCode::OK
         && asked.contains_key(RANGE)
@@ -145,7 +150,7 @@ fn part(asked: &HeaderMap, method: &Method, entry: &Entry) -> (StatusCode, Heade
                     set(CONTENT_LENGTH, part.len().to_string());
                     Sent::of(body, part.clone())
                 }
-                (_, Body::Here(bytes)) => {
+                (_, Body::Here(bytes)) if parts.iter().map(Range::len).sum::<usize>() <= PARTS_MOST => {
                     let boundary = uuid::Uuid::new_v4().simple().to_string();
                     let content_type = entry.headers.get(CONTENT_TYPE);
                     let (body, media) = range::multipart(&parts, bytes, content_type, &boundary);
@@ -153,8 +158,8 @@ fn part(asked: &HeaderMap, method: &Method, entry: &Entry) -> (StatusCode, Heade
                     set(CONTENT_LENGTH, body.len().to_string());
                     Sent::Bytes(body)
                 }
-                // Several parts would have to be put together in memory.
-                (_, Body::There(_)) => return whole(),
+                // Several parts are put together in memory.
+                _ => return whole(),
             };
             (StatusCode::PARTIAL_CONTENT, headers, body)
         }

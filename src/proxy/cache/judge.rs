@@ -52,7 +52,8 @@ pub fn judge(response: &mut ResponseHeader, active: &mut Active, is_stream: bool
     }
     let fetched = freshness::Fetched { asked: fetch.asked_at, came: now() };
     let (status, authorized) = (response.status, fetch.asks.authorized);
-    let answer = Answer { status, headers: &response.headers, fetched, is_stream, authorized };
+    let ranged = fetch.asked.contains_key(header::RANGE);
+    let answer = Answer { status, headers: &response.headers, fetched, is_stream, authorized, ranged };
     let (terms, varies) = match policy::judge(&visit.rule, &answer) {
         Ok(judged) => judged,
         Err(why) => {
@@ -74,14 +75,16 @@ pub fn judge(response: &mut ResponseHeader, active: &mut Active, is_stream: bool
         variant: variant.into(),
         asked_after: fetch.under_way.as_ref().map_or(0, |under_way| under_way.after),
     };
-    // It is of use without this client.
-    exchange.control.finish_without_client();
     if visit.way == Way::ForAll && conditional::is_not_modified(&fetch.asked, status, &response.headers) {
         fetch.tap.pass(Passed::NotModified);
     }
     let tap = fetch.tap.clone();
     let Some(claim) = Claim::of(visit, &exchange.snapshot.shared) else { return };
     record(response, &tap, head, claim, &visit.rule, &cache.budget);
+    if tap.records() && response.headers.contains_key(header::CONTENT_LENGTH) {
+        // It is of use without this client. One that does not say its end might have none.
+        exchange.control.finish_without_client();
+    }
     if tap.passed() == Passed::NotModified {
         keep_not_modified(response);
     }

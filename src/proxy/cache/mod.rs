@@ -19,7 +19,7 @@ mod turn;
 
 use std::sync::Arc;
 
-use http::{HeaderMap, Method, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use pingora_http::RequestHeader;
 
 pub use conclude::{asks_again, conclude};
@@ -108,8 +108,10 @@ pub fn visit(
     let exchange = active.exchange.clone();
     let snapshot = &exchange.snapshot;
     let rule = snapshot.cache_rules.find(host.map(|host| &*host.name), decoded)?;
-    let way = way(request, active, rule)?;
-    let key = key(rule, active, host, path, query);
+    let place = place(active, host);
+    let way = way(request, active, rule, place.is_plain)?;
+    let host = place.host.as_ref().map_or("", |host| &host.name);
+    let key = rule.key(&Target { https: active.https, host, port: place.port, path, query });
     let mut visit = Visit {
         rule: rule.clone(),
         primary: key,
@@ -147,27 +149,33 @@ pub fn visit(
     found
 }
 
-/// The key of the resource, as the app is told of it.
-fn key(rule: &Rule, active: &Active, host: Option<&Host<'_>>, path: &[u8], query: Option<&[u8]>) -> Vec<u8> {
-    let origin = origin(&active.exchange);
-    let allowed = &active.exchange.snapshot.allowed_hosts;
-    // The same choice as in what the app is told (`forward`).
-    let forwarded = origin.forwarded_host.and_then(|value| Host::parse(value).ok());
-    let forwarded = forwarded.filter(|host| allowed.allows(Some(&host.name)));
-    let host = forwarded.as_ref().or(host);
-    let port = origin.port.or_else(|| host.and_then(|host| host.port));
-    let target = Target {
-        https: active.https,
-        host: host.map_or("", |host| &host.name),
-        port: port.filter(|port| *port != if active.https { 443 } else { 80 }),
-        path,
-        query,
-    };
-    rule.key(&target)
+/// Where a request goes, as the app is told; and whether it is told so in one way. Who writes a host in another way (in capitals, with
+/// the port of the scheme, with a dot behind it), or another host or port than a trusted proxy says, may get another answer, which must
+/// not be given to others.
+struct Place<'a> {
+    host: Option<Host<'a>>,
+    port: Option<u16>,
+    is_plain: bool,
+}
+
+fn place<'a>(active: &'a Active, host: Option<&Host<'a>>) -> Place<'a> {
+    let exchange = &*active.exchange;
+    let origin = origin(exchange);
+    let of_scheme = if active.https { 443 } else { 80 };
+    let port = origin.port.or_else(|| host.and_then(|host| host.port)).filter(|port| *port != of_scheme);
+    let usual = host.map(|host| match host.port.filter(|port| *port != of_scheme) {
+        Some(port) => format!("{}:{port}", host.name),
+        None => host.name.to_string(),
+    });
+    let said = exchange.host.as_ref().map(HeaderValue::as_bytes);
+    let is_usual = said == usual.as_deref().map(str::as_bytes);
+    let is_forwarded = origin.forwarded_host.is_none_or(|forwarded| Some(forwarded) == said);
+    let port_agrees = host.and_then(|host| host.port).is_none_or(|said| origin.port.is_none_or(|port| port == said));
+    Place { host: host.cloned(), port, is_plain: is_usual && is_forwarded && port_agrees }
 }
 
 /// None for methods that neither ask for a representation nor change one.
-fn way(request: &RequestHeader, active: &Active, rule: &Rule) -> Option<Way> {
+fn way(request: &RequestHeader, active: &Active, rule: &Rule, host_is_plain: bool) -> Option<Way> {
     let exchange = &active.exchange;
     match exchange.method {
         Method::GET | Method::HEAD => {}
@@ -179,6 +187,7 @@ fn way(request: &RequestHeader, active: &Active, rule: &Rule) -> Option<Way> {
         has_body: exchange.has_body,
         is_upgrade: exchange.upgrade,
         has_client_cert: exchange.facts.tls.as_ref().is_some_and(|tls| tls.client.is_some()),
+        host_is_plain,
     };
     Some(match policy::bypass(rule, &asked) {
         Some(why) => Way::Bypass(why),
@@ -195,6 +204,11 @@ impl Asks {
             directives::Request::of(&request.headers)
         };
         Self { says, authorized: request.headers.contains_key(header::AUTHORIZATION) }
+    }
+
+    /// What of an entry is of use to the request, if only to ask the app whether it is still true.
+    fn usable(&self, entry: Option<Arc<Entry>>) -> Option<Arc<Entry>> {
+        entry.filter(|entry| self.use_of(entry) != Use::Nothing)
     }
 
     fn use_of(&self, entry: &Entry) -> Use {

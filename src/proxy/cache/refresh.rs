@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use http::Method;
 use pingora_http::RequestHeader;
 
 use super::turn::prepare;
@@ -15,7 +16,12 @@ use crate::proxy::fetch;
 /// Begins it, unless one is under way. What the client's request has of a place in the queue goes with it.
 pub fn begin(engine: &Engine, request: &RequestHeader, active: &mut Active) {
     let Some(visit) = active.visit.as_deref_mut() else { return };
-    let Turn::Lead(lead) = active.exchange.snapshot.shared.cache.fetches.turn(&visit.lead_key()) else { return };
+    let own_lead = visit.fetch.as_deref_mut().and_then(|fetch| fetch.lead.take());
+    let lead = own_lead.or_else(|| match active.exchange.snapshot.shared.cache.fetches.turn(&visit.lead_key()) {
+        Turn::Lead(lead) => Some(lead),
+        Turn::Wait(_) => None,
+    });
+    let Some(lead) = lead else { return };
     let Some(mut own) = visit.for_refresh() else { return };
     if let Some(fetch) = own.fetch.as_deref_mut() {
         fetch.lead = Some(lead);
@@ -23,7 +29,9 @@ pub fn begin(engine: &Engine, request: &RequestHeader, active: &mut Active) {
     let exchange = Arc::new(active.exchange.for_nobody());
     let mut refresh = Box::new(Active::for_nobody(exchange.clone(), active));
     refresh.visit = Some(Box::new(own));
-    let session = Box::new(Session::for_nobody(exchange, Accepted::for_nobody(request.clone())));
+    let mut request = request.clone();
+    request.set_method(Method::GET);
+    let session = Box::new(Session::for_nobody(exchange, Accepted::for_nobody(request)));
     let engine = engine.clone();
     tokio::spawn(async move {
         let (mut session, mut active) = (session, refresh);

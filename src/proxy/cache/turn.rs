@@ -59,7 +59,8 @@ pub async fn turn(engine: &Engine, session: &mut Session, active: &mut Active) -
         // Of those who want the same only one looks.
         let looks = !visit.patient || fetch.asks.authorized || fetch.asks.says.only_if_cached || fetch.lead.is_some();
         if looks && visit.entry.is_none() && !std::mem::replace(&mut fetch.looked_on_disk, true) {
-            visit.entry = shared.cache.look_on_disk(&visit.rule, &visit.primary, &fetch.asked).await;
+            let found = shared.cache.look_on_disk(&visit.rule, &visit.primary, &fetch.asked).await;
+            visit.entry = fetch.asks.usable(found);
             if visit.entry.is_some() {
                 continue;
             }
@@ -81,14 +82,19 @@ pub async fn turn(engine: &Engine, session: &mut Session, active: &mut Active) -
                     return Next::Answer(entry);
                 }
                 // The answer to others; ours may be there, or be fetched, under a key of its own.
-                Waited::Fetched(Fetched::Kept(entry)) => visit.patient = !entry.varies.is_empty(),
+                Waited::Fetched(Fetched::Kept(entry)) => visit.patient = !entry.suits(&fetch.asked),
                 Waited::Fetched(Fetched::Failed) => {
                     if let Some(entry) = visit.entry.clone().filter(|entry| fetch.asks.may_stand_in(entry)) {
                         visit.result = CacheResult::Stale;
                         return Next::Answer(entry);
                     }
                 }
-                Waited::Fetched(Fetched::NotKept) | Waited::Late => visit.patient = false,
+                Waited::Fetched(Fetched::NotKept) => visit.patient = false,
+                Waited::Late => {
+                    // It takes too long for others to wait for, or never ends.
+                    shared.cache.pass(&visit.rule, &visit.primary, key);
+                    visit.patient = false;
+                }
                 Waited::Refused(reason) => return Next::Refuse(reason.into()),
             },
         }
@@ -99,7 +105,7 @@ pub async fn turn(engine: &Engine, session: &mut Session, active: &mut Active) -
         }
         fetch.at = at;
         match look {
-            Look::Entry(entry) => visit.entry = Some(entry),
+            Look::Entry(entry) => visit.entry = fetch.asks.usable(Some(entry)),
             Look::Pass => {
                 visit.patient = false;
                 fetch.lead = None;
@@ -136,15 +142,17 @@ pub fn prepare(session: &mut Session, active: &mut Active) {
     session.tap(fetch.tap.clone());
     let request = session.request_mut();
     // They have no influence, and the app is not to be tempted.
-    request.remove_header(&header::COOKIE);
+    if fetch.asked.contains_key(header::COOKIE) {
+        request.remove_header(&header::COOKIE);
+    }
     if visit.way == Way::AsIs {
         return;
     }
     for name in &conditional::CONDITIONS {
         request.remove_header(name);
     }
-    for name in [header::CACHE_CONTROL, header::PRAGMA] {
-        // What this client wanted is done; and what it wanted is not for all.
+    // What this client wanted is done; and what it wanted is not for all.
+    for name in [header::CACHE_CONTROL, header::PRAGMA].into_iter().filter(|name| fetch.asked.contains_key(name)) {
         request.remove_header(&name);
     }
     fetch.validates = false;

@@ -3,11 +3,13 @@
 // Counts are small and whole.
 #![allow(clippy::float_cmp)]
 
+mod admission;
 mod basics;
 mod collapsing;
 mod disk;
 mod explaining;
 mod freshness;
+mod hostile;
 mod purging;
 mod reuse;
 mod storing;
