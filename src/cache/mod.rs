@@ -241,10 +241,12 @@ impl Cache {
     pub fn invalidate(&self, rule: &Rule, primary: &[u8]) {
         let disk = self.disk.load();
         let on_disk = disk.as_ref().filter(|disk| disk.knows(primary));
-        let is_kept = self.memory.get().is_some_and(|memory| memory.remove(primary)) || on_disk.is_some();
+        if let Some(memory) = self.memory.get() {
+            memory.remove(primary);
+        }
         let is_fetched = self.under_way.get(self.place(primary)).is_some_and(|count| count.load(Relaxed) > 0);
-        // Marks are kept for purges that have something to find.
-        if is_kept || is_fetched {
+        // What was in memory is not found again. What is on its way there has to be told by a mark; there is not room for many.
+        if is_fetched || on_disk.is_some() {
             self.purges.add(What::Key(primary.into()), How::Hard);
         }
         on_disk.into_iter().for_each(|disk| disk.remove(&rule.config.name, primary));

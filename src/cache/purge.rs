@@ -10,6 +10,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use aws_lc_rs::digest::{SHA256, digest};
 use parking_lot::RwLock;
 
 use super::entry::Entry;
@@ -59,6 +60,15 @@ pub enum Found {
     Gone,
 }
 
+/// What keys and tags are remembered by, so that long ones cost no more: the first half of a SHA-256.
+type Hash = [u8; 16];
+
+fn hash(text: &[u8]) -> Hash {
+    let mut hash = Hash::default();
+    hash.iter_mut().zip(digest(&SHA256, text).as_ref()).for_each(|(place, byte)| *place = *byte);
+    hash
+}
+
 /// All purges.
 #[derive(Debug, Default)]
 pub struct Purges {
@@ -77,8 +87,8 @@ struct Marks {
 
 #[derive(Debug, Default)]
 struct Generation {
-    keys: HashMap<Box<[u8]>, Mark>,
-    tags: HashMap<Box<[u8]>, Mark>,
+    keys: HashMap<Hash, Mark>,
+    tags: HashMap<Hash, Mark>,
     prefixes: Vec<(Box<[u8]>, Mark)>,
     last: u64,
 }
@@ -104,8 +114,8 @@ impl Purges {
         let number = self.latest.load(Relaxed) + 1;
         let young = &mut marks.young;
         let mark = match what {
-            What::Key(key) => young.keys.entry(key).or_default(),
-            What::Tag(tag) => young.tags.entry(tag).or_default(),
+            What::Key(key) => young.keys.entry(hash(&key)).or_default(),
+            What::Tag(tag) => young.tags.entry(hash(&tag)).or_default(),
             What::Prefix(prefix) => {
                 let at = young.prefixes.iter().position(|(known, _)| *known == prefix);
                 let at = at.unwrap_or_else(|| {
@@ -139,13 +149,15 @@ impl Purges {
         if checked == self.latest() {
             return Found::Kept;
         }
+        let (key, tags) = (hash(&entry.primary), entry.tags.iter().map(|tag| hash(tag)).collect::<Vec<_>>());
         let marks = self.marks.read();
         let latest = self.latest.load(Relaxed);
         if checked < marks.floor {
             return Found::Gone;
         }
         let mut stale = None;
-        for mark in [&marks.young, &marks.old].into_iter().flat_map(|generation| generation.of(entry)) {
+        let of = |generation| Generation::of(generation, &entry.primary, &key, &tags);
+        for mark in [&marks.young, &marks.old].into_iter().flat_map(of) {
             if mark.hard > checked {
                 return Found::Gone;
             }
@@ -160,10 +172,10 @@ impl Purges {
 
 impl Generation {
     /// The marks that an entry bears.
-    fn of<'a>(&'a self, entry: &'a Entry) -> impl Iterator<Item = &'a Mark> {
-        let by_key = self.keys.get(&entry.primary);
-        let by_tag = entry.tags.iter().filter_map(|tag| self.tags.get(tag));
-        let by_prefix = self.prefixes.iter().filter(|(prefix, _)| entry.primary.starts_with(prefix));
+    fn of<'a>(&'a self, primary: &'a [u8], key: &Hash, tags: &'a [Hash]) -> impl Iterator<Item = &'a Mark> + use<'a> {
+        let by_key = self.keys.get(key);
+        let by_tag = tags.iter().filter_map(|tag| self.tags.get(tag));
+        let by_prefix = self.prefixes.iter().filter(|(prefix, _)| primary.starts_with(prefix));
         by_key.into_iter().chain(by_tag).chain(by_prefix.map(|(_, mark)| mark))
     }
 }

@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
@@ -42,6 +43,8 @@ struct Recording {
     /// What the head says.
     expected: Option<usize>,
     most: usize,
+    /// One that does not say its length is over by then, or it may be one without an end.
+    until: Option<Instant>,
     room: Room,
     done: Done,
 }
@@ -108,14 +111,16 @@ impl Tap {
         self.0.lock().passed
     }
 
-    /// From now on the body is copied; of `expected` bytes, where the head says so, and never more than `most`.
-    pub fn record(&self, expected: Option<usize>, most: usize, budget: &Arc<Budget>, done: Done) {
+    /// From now on the body is copied; of `expected` bytes, where the head says so, and never more than `most`. One that does not say
+    /// its length has `patience`.
+    pub fn record(&self, expected: Option<usize>, most: usize, patience: Duration, budget: &Arc<Budget>, done: Done) {
         let mut room = Room { budget: budget.clone(), bytes: 0 };
         let has_room = room.grow_to(expected.unwrap_or(0) as u64);
         let body = BytesMut::with_capacity(expected.filter(|_| has_room).unwrap_or(0));
         {
             let mut state = self.0.lock();
-            state.recording = Some(Recording { body, expected, most, room, done });
+            let until = expected.is_none().then(|| Instant::now() + patience);
+            state.recording = Some(Recording { body, expected, most, until, room, done });
             state.recorded = true;
         }
         if !has_room {
@@ -177,6 +182,9 @@ impl Recording {
         if length > self.most {
             return Err(NotStored::TooLarge);
         }
+        if self.until.is_some_and(|until| Instant::now() > until) {
+            return Err(NotStored::EventStream);
+        }
         // What the buffer will have grown to: it doubles.
         let capacity = self.body.capacity();
         let space = if length <= capacity { capacity } else { length.max(capacity * 2) };
@@ -211,6 +219,8 @@ mod tests {
         budget
     }
 
+    const LONG: Duration = Duration::from_secs(60);
+
     type Got = Arc<Mutex<Vec<Result<Bytes, NotStored>>>>;
 
     fn keeping(got: &Got) -> Done {
@@ -229,7 +239,7 @@ mod tests {
     #[test]
     fn a_body_is_whole_or_it_is_not() {
         let (tap, budget, got) = (Tap::default(), budget(100), Got::default());
-        tap.record(Some(4), 100, &budget, keeping(&got));
+        tap.record(Some(4), 100, LONG, &budget, keeping(&got));
         tap.push(b"ab");
         assert_eq!((budget.used.load(Relaxed), taken(&got)), (4, vec![]));
         tap.push(b"cd");
@@ -238,29 +248,40 @@ mod tests {
         tap.end();
         tap.give_up();
         assert_eq!((taken(&got), tap.not_stored()), (vec![], None));
-        tap.record(Some(4), 100, &budget, keeping(&got));
+        tap.record(Some(4), 100, LONG, &budget, keeping(&got));
         tap.push(b"abc");
         tap.end();
         assert_eq!(taken(&got), [Err(NotStored::Incomplete)]);
         assert_eq!(tap.not_stored(), Some(NotStored::Incomplete));
         tap.reset();
-        tap.record(None, 100, &budget, keeping(&got));
+        tap.record(None, 100, LONG, &budget, keeping(&got));
         tap.push(b"abc");
         assert!(tap.records());
         tap.give_up();
         assert_eq!(taken(&got), [Err(NotStored::Incomplete)], "its end did not come");
-        tap.record(None, 100, &budget, keeping(&got));
+        tap.record(None, 100, LONG, &budget, keeping(&got));
         tap.push(b"abc");
         tap.end();
         assert_eq!(taken(&got), [Ok(Bytes::from_static(b"abc"))]);
-        tap.record(Some(0), 100, &budget, keeping(&got));
+        tap.record(Some(0), 100, LONG, &budget, keeping(&got));
         assert_eq!(taken(&got), [Ok(Bytes::new())]);
+    }
+
+    #[test]
+    fn what_may_have_no_end_is_let_go_when_its_time_is_over() {
+        let (tap, budget, got) = (Tap::default(), budget(100), Got::default());
+        tap.record(None, 100, Duration::ZERO, &budget, keeping(&got));
+        tap.push(b"a");
+        assert_eq!(taken(&got), [Err(NotStored::EventStream)]);
+        tap.record(Some(1), 100, Duration::ZERO, &budget, keeping(&got));
+        tap.push(b"a");
+        assert_eq!(taken(&got), [Ok(Bytes::from_static(b"a"))], "its end is known");
     }
 
     #[test]
     fn what_is_too_large_is_let_go_at_once() {
         let (tap, budget, got) = (Tap::default(), budget(100), Got::default());
-        tap.record(None, 5, &budget, keeping(&got));
+        tap.record(None, 5, LONG, &budget, keeping(&got));
         tap.push(b"abc");
         assert!(tap.records());
         tap.push(b"def");
@@ -271,12 +292,12 @@ mod tests {
     #[test]
     fn all_together_have_so_much_room() {
         let (one, two, budget, got) = (Tap::default(), Tap::default(), budget(100), Got::default());
-        one.record(Some(60), 100, &budget, keeping(&got));
-        two.record(Some(60), 100, &budget, keeping(&got));
+        one.record(Some(60), 100, LONG, &budget, keeping(&got));
+        two.record(Some(60), 100, LONG, &budget, keeping(&got));
         assert_eq!(taken(&got), [Err(NotStored::Busy)]);
         drop(one);
         assert_eq!(budget.used.load(Relaxed), 0);
-        two.record(None, 1000, &budget, keeping(&got));
+        two.record(None, 1000, LONG, &budget, keeping(&got));
         two.push(&[0; 101]);
         assert_eq!(taken(&got), [Err(NotStored::Busy)]);
         assert_eq!(budget.used.load(Relaxed), 0);

@@ -86,6 +86,11 @@ fn a_connection_is_of_whom_its_proxy_says() {
 }
 
 #[test]
+fn what_may_be_kept_is_read_as_it_is_said() {
+    run("cache_fields", 20_000);
+}
+
+#[test]
 fn every_target_is_fuzzed() {
     let manifest = fs::read_to_string(folder().join("Cargo.toml")).unwrap();
     let listed: Vec<_> = manifest.lines().filter_map(|line| line.strip_prefix("path = \"bin/")).collect();

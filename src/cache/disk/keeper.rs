@@ -25,7 +25,8 @@ const JOBS_MOST: usize = 4096;
 pub(super) const WAITING_MOST: u64 = 32 << 20;
 /// Between two looks whether another process has let go of the directory.
 const LOCK_EVERY: Duration = Duration::from_millis(500);
-/// A log of purges that is longer is made short, by looking at every file.
+/// How long purges are remembered over a restart, at least, and how many bytes of them.
+const FORGET_EVERY: Duration = Duration::from_secs(600);
 const LOG_MOST: u64 = 1 << 20;
 /// Between two lines about a disk that fails.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
@@ -72,10 +73,17 @@ impl Keeper {
         }
         self.shared.loaded.store(true, Relaxed);
         self.shared.metrics.set_loaded();
-        while let Ok(job) = self.jobs.recv() {
-            self.do_one(job);
-            if purge_log::length(&self.shared.folder) > LOG_MOST {
+        let mut forgot = Instant::now();
+        loop {
+            match self.jobs.recv_timeout(FORGET_EVERY) {
+                Ok(job) => self.do_one(job),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            // Not with each purge: it looks at every file.
+            if forgot.elapsed() > FORGET_EVERY || purge_log::length(&self.shared.folder) > LOG_MOST {
                 self.forget_purges();
+                forgot = Instant::now();
             }
         }
     }

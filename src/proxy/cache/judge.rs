@@ -1,6 +1,7 @@
 //! The head of an app's answer: what is done with it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, StatusCode, header};
@@ -18,6 +19,9 @@ use crate::observe::metrics::NotStored;
 use crate::proxy::context::Active;
 use crate::route::host::Host;
 use crate::route::target::{decode_path, split_query};
+
+/// How long an answer that does not say its length may take, at least.
+const LEAST_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Judges the head of the app's answer, and says what is done with it. `is_stream`: it is sent as it is made.
 pub fn judge(response: &mut ResponseHeader, active: &mut Active, is_stream: bool) {
@@ -99,7 +103,9 @@ fn record(response: &ResponseHeader, tap: &Tap, head: Head, claim: Claim, rule: 
         Ok(body) => claim.keep(head, Body::Here(body)).err(),
         Err(why) => Some(claim.refuse(why, head.status)),
     };
-    tap.record(expected, most, budget, Box::new(done));
+    // As long as others would wait for it.
+    let patience = rule.config.collapse_timeout.max(LEAST_PATIENCE);
+    tap.record(expected, most, patience, budget, Box::new(done));
 }
 
 /// What an answer points at on its own site is not true any more either (RFC 9111 section 4.4). `base`: the key of what was asked for.

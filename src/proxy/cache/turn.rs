@@ -89,12 +89,7 @@ pub async fn turn(engine: &Engine, session: &mut Session, active: &mut Active) -
                         return Next::Answer(entry);
                     }
                 }
-                Waited::Fetched(Fetched::NotKept) => visit.patient = false,
-                Waited::Late => {
-                    // It takes too long for others to wait for, or never ends.
-                    shared.cache.pass(&visit.rule, &visit.primary, key);
-                    visit.patient = false;
-                }
+                Waited::Fetched(Fetched::NotKept) | Waited::Late => visit.patient = false,
                 Waited::Refused(reason) => return Next::Refuse(reason.into()),
             },
         }

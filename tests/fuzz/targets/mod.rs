@@ -6,6 +6,7 @@
 //! A target is a file here with a function `check`, its line in [`ALL`], a `[[bin]]` in `Cargo.toml` with its file in
 //! `bin`, a folder in `corpus`, a file in `dict`, and a test in `main.rs`.
 
+pub mod cache_fields;
 pub mod chunks;
 pub mod config;
 pub mod forwarded;
@@ -19,7 +20,7 @@ pub mod proxy_protocol;
 pub type Check = fn(&[u8]);
 
 /// Every target by its name, which is also that of its file, its corpus and its dictionary.
-pub const ALL: [(&str, Check); 8] = [
+pub const ALL: [(&str, Check); 9] = [
     ("head", head::check),
     ("chunks", chunks::check),
     ("forwarded", forwarded::check),
@@ -28,4 +29,5 @@ pub const ALL: [(&str, Check); 8] = [
     ("patterns", patterns::check),
     ("config", config::check),
     ("proxy_protocol", proxy_protocol::check),
+    ("cache_fields", cache_fields::check),
 ];

@@ -1,6 +1,7 @@
 //! Clients and apps that would have others given what is not for them, or keep workers busy.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use super::{Said, app, builder, builder_with, site, status_of};
 use crate::harness::{Gate, Origin, eventually};
@@ -81,7 +82,7 @@ fn an_answer_that_never_ends() {
         while connection.read_request().is_some() {
             connection.write("HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nTransfer-Encoding: chunked\r\n\r\n");
             while connection.write("4\r\nmore\r\n") {
-                connection.delay(std::time::Duration::from_millis(5));
+                connection.delay(Duration::from_millis(5));
             }
         }
     });
@@ -105,30 +106,30 @@ fn an_answer_that_never_ends() {
 #[test]
 fn pages_that_are_always_asked_about_make_no_convoy() {
     const CLIENTS: usize = 20;
-    let (all_here, count) = (Gate::new(), AtomicUsize::new(0));
+    let (first, all_here, count) = (Gate::new(), Gate::new(), AtomicUsize::new(0));
+    let begin = first.clone();
     let site = site("collapse_timeout = \"1h\"", move |request, _| {
         let fields = "ETag: \"1\"\nCache-Control: no-cache\nVary: Accept-Encoding";
         if request.field("if-none-match").is_none() {
             return Said::ok(fields, "page");
         }
-        // The first is for all; the others come together, or never.
-        let number = count.fetch_add(1, Ordering::SeqCst);
-        if number == CLIENTS - 1 {
-            all_here.open();
-        }
-        if number > 0 {
-            all_here.wait();
+        match count.fetch_add(1, Ordering::SeqCst) {
+            // Those who wait for it cannot have its answer.
+            0 => first.wait(),
+            // The others come together. One after the other they would take longer than a client waits.
+            number if number + 2 < CLIENTS => drop(all_here.wait_at_most(Duration::from_secs(1))),
+            _ => all_here.open(),
         }
         Said::status(304, fields, "")
     });
     site.get(&[]).expect(200);
-    let mut clients: Vec<_> = (0..CLIENTS)
-        .map(|_| {
-            let mut client = site.gateway.connect();
-            client.send_request("GET", "/", &[], "");
-            client
-        })
-        .collect();
+    let mut clients: Vec<_> = (0..CLIENTS).map(|_| site.gateway.connect()).collect();
+    clients.iter_mut().for_each(|client| client.send_request("GET", "/", &[], ""));
+    eventually("all have asked", || {
+        let in_flight = site.gateway.metrics().value("propylon_requests_in_flight", &[("route", "app")]);
+        in_flight.filter(|count| *count == 20.0)
+    });
+    begin.open();
     clients.iter_mut().for_each(|client| assert_eq!(client.response().expect(200).text(), "page"));
 }
 
