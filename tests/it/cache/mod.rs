@@ -19,7 +19,7 @@ mod validation;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::harness::{Gateway, GatewayBuilder, Origin, Request, Response};
+use crate::harness::{Gateway, GatewayBuilder, Origin, Request, Response, eventually};
 
 const GATEWAY: &str = r#"
     [server]
@@ -122,9 +122,17 @@ impl Site {
         self.origin.requests().len()
     }
 
-    /// What `Cache-Status` says.
     pub fn value(&self, family: &str, labels: &[(&str, &str)]) -> f64 {
         self.gateway.metrics().value(family, labels).unwrap_or_else(|| panic!("{family} {labels:?}"))
+    }
+
+    /// Waits until so many requests came to this: each is counted when its client has the answer already.
+    #[track_caller]
+    pub fn counts(&self, result: &str, expected: f64) {
+        let labels = [("rule", "all"), ("result", result)];
+        eventually(&format!("{expected} are {result}"), || {
+            (self.value("propylon_cache_requests_total", &labels) == expected).then_some(())
+        });
     }
 }
 

@@ -190,6 +190,7 @@ fn requests_that_go_past() {
         assert_eq!(site.asked(), 3, "{request:?}");
         assert_eq!(site.get(&[]).text(), "0", "what was kept stays");
         let labels = [("rule", "all"), ("reason", reason)];
+        site.counts("bypass", 2.0);
         assert_eq!(site.value("propylon_cache_bypasses_total", &labels), 2.0);
     }
     let site = site(RULE, |_, count| Said::ok("", count.to_string()));
