@@ -1,5 +1,7 @@
 //! `/purge`: what is kept is given no more, or only while a new answer is fetched.
 
+use std::borrow::Cow;
+
 use crate::admin::answer::Answer;
 use crate::admin::drain::{bad, decode};
 use crate::cache::now;
@@ -7,7 +9,7 @@ use crate::cache::purge::{How, What};
 use crate::cache::rule::{Rules, Target};
 use crate::config::suggestion;
 use crate::route::host::Host;
-use crate::route::target::{decode_path, split_query};
+use crate::route::target::{decode_path, split_query, split_url};
 use crate::state::Snapshot;
 
 const PARAMETERS: [&str; 5] = ["url", "prefix", "tag", "all", "soft"];
@@ -97,15 +99,12 @@ fn is_true(name: &str, value: &str) -> Result<bool, String> {
     }
 }
 
-/// `http://` or `https://`, a host, and from the path on what follows.
-fn split(url: &str) -> Result<(Host<'_>, &str), String> {
+/// The host and the target of a whole URL.
+fn split(url: &str) -> Result<(Host<'_>, Cow<'_, str>), String> {
     let wrong = |why: &str| format!("{url}: {why}; expected a whole URL such as https://example.com/a");
-    let lower = url.get(..8).unwrap_or(url).to_ascii_lowercase();
-    let length = ["https://", "http://"].into_iter().find(|scheme| lower.starts_with(scheme)).map(str::len);
-    let rest = length.and_then(|length| url.get(length..)).ok_or_else(|| wrong("no scheme"))?;
-    let (authority, target) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    let (_, authority, target) = split_url(url).ok_or_else(|| wrong("no scheme"))?;
     let host = Host::parse(authority.as_bytes()).map_err(|error| wrong(&error.to_string()))?;
-    Ok((host, target.split('#').next().unwrap_or_default()))
+    Ok((host, target))
 }
 
 /// The ways in which a host stands in keys: over both schemes, whichever was said.
@@ -115,11 +114,6 @@ fn origins(host: &Host<'_>) -> [(bool, Option<u16>); 2] {
 
 fn of_url(url: &str, rules: &Rules) -> Result<Vec<Box<[u8]>>, String> {
     let (host, target) = split(url)?;
-    let target = match target {
-        "" => "/".to_owned(),
-        query if query.starts_with('?') => format!("/{query}"),
-        path => path.to_owned(),
-    };
     let (path, query) = split_query(target.as_bytes());
     let decoded = decode_path(path).map_err(|error| format!("{url}: {error}"))?;
     let Some(rule) = rules.find(Some(&host.name), &decoded) else {
@@ -136,7 +130,6 @@ fn of_prefix(prefix: &str) -> Result<impl Iterator<Item = Box<[u8]>>, String> {
     }
     let key = |(https, port): (bool, Option<u16>)| {
         let port = port.map(|port| format!(":{port}")).unwrap_or_default();
-        let path = if path.is_empty() { "/" } else { path };
         format!("{}\n{}{port}\n{path}", if https { "https" } else { "http" }, host.name).into_bytes().into()
     };
     Ok(origins(&host).map(key).into_iter())

@@ -10,11 +10,11 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use aws_lc_rs::digest::{SHA256, digest};
 use parking_lot::RwLock;
 
 use super::entry::Entry;
 use super::freshness::Millis;
+use super::half_sha256 as hash;
 
 /// Marks of a generation.
 const GENERATION: usize = 65_536;
@@ -60,14 +60,8 @@ pub enum Found {
     Gone,
 }
 
-/// What keys and tags are remembered by, so that long ones cost no more: the first half of a SHA-256.
+/// What keys and tags are remembered by, so that long ones cost no more.
 type Hash = [u8; 16];
-
-fn hash(text: &[u8]) -> Hash {
-    let mut hash = Hash::default();
-    hash.iter_mut().zip(digest(&SHA256, text).as_ref()).for_each(|(place, byte)| *place = *byte);
-    hash
-}
 
 /// All purges.
 #[derive(Debug, Default)]

@@ -16,7 +16,7 @@ use crate::header::stream::is_stream;
 use crate::observe::metrics::{Bypass, Metrics, NotStored};
 use crate::route::host::{AllowedHosts, Host};
 use crate::route::table::{Found, Table};
-use crate::route::target::{check_query, decode_path, split_query};
+use crate::route::target::{check_query, decode_path, split_query, split_url};
 
 #[derive(Debug, Args)]
 pub(super) struct Explain {
@@ -46,7 +46,9 @@ impl Explain {
         let said = fields(&self.response_header)?;
         let method = Method::from_bytes(self.method.as_bytes()).map_err(|_| bad(&self.method, "no method"))?;
         let status = StatusCode::from_u16(self.status).map_err(|_| bad(&self.status.to_string(), "no status"))?;
-        let (https, authority, target) = split(&self.url)?;
+        let split = split_url(&self.url);
+        let (https, authority, target) =
+            split.ok_or_else(|| bad(&self.url, "expected a whole URL such as https://example.com/a"))?;
         let host = Host::parse(authority.as_bytes()).map_err(|error| bad(authority, &error.to_string()))?;
         let (path, query) = split_query(target.as_bytes());
         let mut out = format!("request     {method} {}://{authority}{target}\n", if https { "https" } else { "http" });
@@ -101,16 +103,6 @@ fn fields(lines: &[String]) -> Result<HeaderMap, Failure> {
 
 fn bad(found: &str, why: &str) -> Failure {
     Failure::bad_input(&format!("{found}: {why}"))
-}
-
-fn split(url: &str) -> Result<(bool, &str, String), Failure> {
-    let https = url.strip_prefix("https://");
-    let rest = https.or_else(|| url.strip_prefix("http://"));
-    let rest = rest.ok_or_else(|| bad(url, "expected a whole URL such as https://example.com/a"))?;
-    let (authority, target) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
-    let target = target.split('#').next().unwrap_or_default();
-    let slash = if target.starts_with('/') { "" } else { "/" };
-    Ok((https.is_some(), authority, format!("{slash}{target}")))
 }
 
 /// Says which route it is; whether that leads to an app.

@@ -101,6 +101,10 @@ impl Active {
         let metrics = &exchange.snapshot.shared.metrics;
         (0..exchange.dropped.name).for_each(|_| metrics.record_field_dropped(FieldDrop::Name));
         (0..exchange.dropped.spoofable).for_each(|_| metrics.record_field_dropped(FieldDrop::Spoofable));
+        Self::new(exchange, request_id, client, https)
+    }
+
+    fn new(exchange: Arc<Exchange>, request_id: HeaderValue, client: Option<IpAddr>, https: bool) -> Self {
         Self {
             exchange,
             request_id,
@@ -132,32 +136,12 @@ impl Active {
     /// A request that the gateway makes for itself, in place of `of`: nobody is answered, and nothing logged.
     #[must_use]
     pub fn for_nobody(exchange: Arc<Exchange>, of: &mut Self) -> Self {
-        Self {
-            exchange,
-            request_id: of.request_id.clone(),
-            client: of.client,
-            https: of.https,
-            route: of.route,
-            counted: None,
-            question: None,
-            limited: None,
-            visit: None,
-            upstream: of.upstream.clone(),
-            buffers_request: true,
-            wanted: of.wanted.take(),
-            lease: None,
-            connection: None,
-            upgrade: None,
-            endpoint: None,
-            unreachable: None,
-            receive_time: None,
-            attempt: Attempt::default(),
-            connect_retries: 0,
-            idempotent_retries: 0,
-            repeat: false,
-            rejection: None,
-            finished: true,
-        }
+        let mut own = Self::new(exchange, of.request_id.clone(), of.client, of.https);
+        own.route = of.route;
+        own.upstream.clone_from(&of.upstream);
+        own.wanted = of.wanted.take();
+        own.finished = true;
+        own
     }
 
     /// Whether the app has agreed to an upgrade.

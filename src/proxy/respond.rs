@@ -94,7 +94,11 @@ pub async fn answer(session: &mut Session, active: &mut Active, mut answer: Box<
     }
 }
 
-async fn write(session: &mut Session, head: ResponseHeader, body: Bytes) -> Result<()> {
+/// Writes an answer that does not come from the app now: ours, or one that was kept.
+///
+/// # Errors
+/// The client does not take it.
+pub async fn write(session: &mut Session, head: ResponseHeader, body: Bytes) -> Result<()> {
     session.take_header(Box::new(head))?;
     session.take_body(body).await?;
     session.take_end()?;

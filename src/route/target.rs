@@ -166,6 +166,21 @@ fn decode_all(raw: &[u8]) -> Result<Vec<u8>, TargetError> {
     Ok(path)
 }
 
+/// Takes a whole `http` or `https` URL apart, as an operator writes it: whether it is `https`, its authority, and its target, which begins
+/// with a slash. A fragment is left out. None where it is no such URL.
+#[must_use]
+pub fn split_url(url: &str) -> Option<(bool, &str, Cow<'_, str>)> {
+    let (scheme, rest) = url.split_once("://")?;
+    let https = scheme.eq_ignore_ascii_case("https");
+    if !https && !scheme.eq_ignore_ascii_case("http") {
+        return None;
+    }
+    let (authority, target) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    let target = target.split('#').next().unwrap_or_default();
+    let target = if target.starts_with('/') { Cow::Borrowed(target) } else { Cow::Owned(format!("/{target}")) };
+    Some((https, authority, target))
+}
+
 /// Takes percent-encoding off a value of a query, whatever bytes come out. None where it is broken.
 #[must_use]
 pub fn decode_value(raw: &[u8]) -> Option<Vec<u8>> {

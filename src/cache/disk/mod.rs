@@ -22,7 +22,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::SyncSender;
 
-use aws_lc_rs::digest::{SHA256, digest};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName};
 use parking_lot::Mutex;
@@ -36,7 +35,7 @@ use super::entry::{Body, Entry};
 use super::freshness::Millis;
 use super::purge::Purges;
 use super::rule::Rule;
-use super::vary;
+use super::{half_sha256, vary};
 use crate::config::model;
 use crate::observe::metrics::{DiskMetrics, DiskWrite};
 
@@ -45,15 +44,13 @@ const FOLDER: &str = "propylon-cache-1";
 /// Answers that are over sooner are not worth a file.
 const SHORT: Millis = 10_000;
 
-/// The name of a file: the first half of the SHA-256 of a key.
+/// The name of a file: the hash of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Name([u8; 16]);
 
 impl Name {
     fn of(key: &[u8]) -> Self {
-        let mut name = [0; 16];
-        name.iter_mut().zip(digest(&SHA256, key).as_ref()).for_each(|(place, byte)| *place = *byte);
-        Self(name)
+        Self(half_sha256(key))
     }
 
     /// The key of an answer that depends on request fields.

@@ -19,6 +19,7 @@ use crate::header::request_id::X_REQUEST_ID;
 use crate::observe::metrics::CacheResult;
 use crate::proxy::context::Active;
 use crate::proxy::rejection::{Reason, Rejection};
+use crate::proxy::respond;
 use crate::proxy::response::edit_for_route;
 
 pub const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
@@ -62,11 +63,12 @@ impl Sent {
 }
 
 async fn write(session: &mut Session, head: ResponseHeader, body: Sent) -> Result<()> {
+    let (file, part) = match body {
+        Sent::Bytes(bytes) => return respond::write(session, head, bytes).await,
+        Sent::Part(file, part) => (file, part),
+    };
     session.take_header(Box::new(head))?;
-    match body {
-        Sent::Bytes(bytes) => session.take_body(bytes).await?,
-        Sent::Part(file, part) => write_part(session, &file, part).await?,
-    }
+    write_part(session, &file, part).await?;
     session.take_end()?;
     session.flush(Bytes::new()).await
 }
