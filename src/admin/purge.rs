@@ -1,6 +1,7 @@
 //! `/purge`: what is kept is given no more, or only while a new answer is fetched.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use crate::admin::answer::Answer;
 use crate::admin::drain::{bad, decode};
@@ -12,6 +13,8 @@ use crate::route::host::Host;
 use crate::route::target::{decode_path, split_query, split_url};
 use crate::state::Snapshot;
 
+/// How long an answer waits for the word that other gateways are told.
+const PATIENCE: Duration = Duration::from_secs(1);
 const PARAMETERS: [&str; 5] = ["url", "prefix", "tag", "all", "soft"];
 
 /// What was asked for.
@@ -34,10 +37,15 @@ pub async fn purge(snapshot: &Snapshot, query: &str) -> Answer {
     let shared = snapshot.shared.clone();
     let how = if wanted.soft { How::Soft(now()) } else { How::Hard };
     let met = tokio::task::spawn_blocking(move || shared.cache.purge(&marks, how)).await;
-    let Ok(met) = met else { return Answer::text(500, "the purge failed\n") };
+    let Ok((met, told)) = met else { return Answer::text(500, "the purge failed\n") };
     let answers = if met == 1 { "answer" } else { "answers" };
     let done = if wanted.soft { "made stale" } else { "dropped" };
-    Answer::text(200, format!("purged {}: {met} {answers} in memory {done}\n", wanted.sentence()))
+    let others = match told {
+        None => "",
+        Some(told) if told.wait(PATIENCE).await => "; other gateways are told",
+        Some(_) => "; other gateways are told when Redis answers",
+    };
+    Answer::text(200, format!("purged {}: {met} {answers} in memory {done}{others}\n", wanted.sentence()))
 }
 
 impl Wanted {

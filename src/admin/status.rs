@@ -56,6 +56,11 @@ fn cache(snapshot: &Snapshot, config: &model::Cache) -> Value {
     json!({
         "memory_bytes": snapshot.shared.cache.bytes(),
         "memory_limit": config.memory,
+        "shared": snapshot.cache_redis.as_ref().map(|redis| json!({
+            "up": redis.is_up(),
+            "error": redis.trouble(),
+            "current": snapshot.shared.cache.shared().is_some_and(|tier| tier.is_current()),
+        })),
         "disk_limit": config.disk.as_ref().map(|disk| disk.max),
         "rules": rules.collect::<Vec<_>>(),
     })

@@ -9,7 +9,7 @@
 //! | `Vary` | [`vary`] |
 //! | conditions and ranges of a request | [`conditional`], [`range`] |
 //! | one answer | [`entry`] |
-//! | where it is | [`memory`], [`disk`] |
+//! | where it is | [`memory`], [`disk`], [`shared`] |
 //! | one fetch for all who want it | [`collapse`] |
 //! | the copy that is made of a body as it passes | [`tap`] |
 //! | what is gone before its time | [`purge`] |
@@ -27,6 +27,7 @@ pub mod policy;
 pub mod purge;
 pub mod range;
 pub mod rule;
+pub mod shared;
 pub mod tap;
 pub mod vary;
 
@@ -41,7 +42,8 @@ use aws_lc_rs::digest::{SHA256, digest};
 use http::HeaderMap;
 
 use crate::config::model;
-use crate::observe::metrics::{CacheTier, DiskMetrics, Metrics, NotStored};
+use crate::observe::metrics::{CacheTier, DiskMetrics, Metrics, NotStored, SharedMetrics};
+use crate::redis::Redis;
 use collapse::Fetches;
 use disk::Disk;
 use entry::{Body, Entry, Head};
@@ -49,10 +51,11 @@ use freshness::{Millis, millis};
 use memory::{Key, Look, Memory};
 use purge::{Found, How, Purges, What};
 use rule::{Rule, Rules};
+use shared::{Question, Tier, Version};
 use tap::Budget;
 
 /// How long it is remembered that answers under a key are not to be kept, so that those who want them do not wait for each other.
-const PASS: Duration = Duration::from_secs(10);
+pub const PASS: Duration = Duration::from_secs(10);
 /// Of the memory, bodies that are being copied may have so much beside it.
 const COPIES: u64 = 8;
 /// And never less, in bytes.
@@ -67,6 +70,7 @@ pub struct Cache {
     pub fetches: Arc<Fetches>,
     purges: Arc<Purges>,
     disk: ArcSwapOption<Disk>,
+    shared: ArcSwapOption<Tier>,
     pub budget: Arc<Budget>,
     /// Bytes of a body that memory can keep.
     here: AtomicU64,
@@ -81,6 +85,7 @@ impl Default for Cache {
             fetches: Arc::default(),
             purges: Arc::default(),
             disk: ArcSwapOption::empty(),
+            shared: ArcSwapOption::empty(),
             budget: Arc::default(),
             here: AtomicU64::new(0),
             under_way: (0..UNDER_WAY).map(|_| AtomicU32::new(0)).collect(),
@@ -148,6 +153,29 @@ impl Cache {
         }
     }
 
+    /// Shares what is kept through this Redis, or no more.
+    pub fn share(self: &Arc<Self>, redis: Option<&Arc<Redis>>, metrics: &Metrics) {
+        let there = self.shared.load_full();
+        match redis {
+            Some(redis) if there.is_some_and(|tier| tier.is_in(redis)) => {}
+            Some(redis) => {
+                let shown: Arc<SharedMetrics> = Arc::default();
+                metrics.show_shared(Some(shown.clone()));
+                self.shared.store(Some(Arc::new(Tier::start(redis.clone(), Arc::downgrade(self), shown))));
+            }
+            None => {
+                metrics.show_shared(None);
+                self.shared.store(None);
+            }
+        }
+    }
+
+    /// The tier that several gateways share, if they do.
+    #[must_use]
+    pub fn shared(&self) -> Option<Arc<Tier>> {
+        self.shared.load_full()
+    }
+
     /// Looks for the answer to a request with these fields, and under which key it is where that is not the primary.
     #[must_use]
     pub fn look(&self, rule: &Rule, primary: &[u8], request: &HeaderMap) -> (Look, Option<Key>) {
@@ -169,7 +197,7 @@ impl Cache {
     /// Looks for it on disk. What memory has room for is there from now on.
     pub async fn look_on_disk(&self, rule: &Arc<Rule>, primary: &[u8], request: &HeaderMap) -> Option<Arc<Entry>> {
         let disk = self.disk.load_full()?;
-        let mut entry = disk.look(rule, primary, request, self.here.load(Relaxed)).await?;
+        let entry = disk.look(rule, primary, request, self.here.load(Relaxed)).await?;
         match self.purges.find(&entry) {
             Found::Kept => {}
             Found::Stale(from) => entry.make_stale(from),
@@ -181,12 +209,45 @@ impl Cache {
         if let Body::There(_) = entry.body {
             return Some(Arc::new(entry));
         }
+        Some(self.keep_here(rule, entry, request))
+    }
+
+    /// Looks for it in Redis, or for the right to fetch it for all gateways. What memory has room for is there from now on.
+    pub async fn look_in_redis(
+        &self,
+        rule: &Rule,
+        question: &Question<'_>,
+        than: &Version,
+    ) -> shared::Look<Arc<Entry>> {
+        let Some(tier) = self.shared.load_full() else { return shared::Look::Nothing };
+        // A purge on the way has to find what is about to come here.
+        let under_way = self.begin_fetch(question.primary);
+        match tier.look(question, than).await {
+            shared::Look::Entry(entry, version) => {
+                entry.checked.store(under_way.after, Relaxed);
+                match self.purges.find(&entry) {
+                    Found::Kept => {}
+                    Found::Stale(from) => entry.make_stale(from),
+                    Found::Gone => return shared::Look::Nothing,
+                }
+                shared::Look::Entry(self.keep_here(rule, entry, question.request), version)
+            }
+            shared::Look::Lease(lease) => shared::Look::Lease(lease),
+            shared::Look::Wait => shared::Look::Wait,
+            shared::Look::Pass => shared::Look::Pass,
+            shared::Look::Nothing => shared::Look::Nothing,
+        }
+    }
+
+    /// Takes into memory what was in another tier, if it has room for it.
+    fn keep_here(&self, rule: &Rule, mut entry: Entry, request: &HeaderMap) -> Arc<Entry> {
         entry.held = Some(rule.metrics.hold(CacheTier::Memory, entry.weight() as u64));
         let entry = Arc::new(entry);
-        if let Some(memory) = self.memory.get() {
+        let is_small = entry.body.len() as u64 <= self.here.load(Relaxed);
+        if let Some(memory) = self.memory.get().filter(|_| is_small) {
             memory.keep(entry.clone(), request);
         }
-        Some(entry)
+        entry
     }
 
     /// An answer under `primary` is asked for from now on, until the guard is dropped.
@@ -241,21 +302,40 @@ impl Cache {
     /// What was asked for under `primary` until now is not given any more (RFC 9111 section 4.4).
     pub fn invalidate(&self, rule: &Rule, primary: &[u8]) {
         let disk = self.disk.load();
-        let on_disk = disk.as_ref().filter(|disk| disk.knows(primary));
+        if let Some(tier) = &*self.shared.load() {
+            let is_known = self.is_fetched(primary)
+                || disk.as_ref().is_some_and(|disk| disk.knows(primary))
+                || self.memory.get().is_some_and(|memory| memory.has(primary));
+            // Before it is gone here: what is in Redis is not looked for from now on.
+            tier.tell_of(primary, is_known);
+        }
+        if self.drop_key(primary, disk.as_deref().map(|disk| (disk, &*rule.config.name))) {
+            self.purges.add(What::Key(primary.into()), How::Hard);
+        }
+    }
+
+    /// Drops what is under a key in memory and on disk, there by this rule; whether a mark has to tell what is on its way. There is not
+    /// room for many marks.
+    fn drop_key(&self, primary: &[u8], disk: Option<(&Disk, &str)>) -> bool {
+        // Whatever is not under way now is there already, or begins after this.
+        let is_fetched = self.is_fetched(primary);
         if let Some(memory) = self.memory.get() {
             memory.remove(primary);
         }
-        let is_fetched = self.under_way.get(self.place(primary)).is_some_and(|count| count.load(Relaxed) > 0);
-        // What was in memory is not found again. What is on its way there has to be told by a mark; there is not room for many.
-        if is_fetched || on_disk.is_some() {
-            self.purges.add(What::Key(primary.into()), How::Hard);
-        }
-        on_disk.into_iter().for_each(|disk| disk.remove(&rule.config.name, primary));
+        let on_disk = disk.filter(|(disk, _)| disk.knows(primary));
+        on_disk.iter().for_each(|(disk, rule)| disk.remove(rule, primary));
+        is_fetched || on_disk.is_some()
     }
 
-    /// Purges; how many answers in memory that met. It takes a time in proportion to all that are there: not for a thread that
+    fn is_fetched(&self, primary: &[u8]) -> bool {
+        self.under_way.get(self.place(primary)).is_some_and(|count| count.load(Relaxed) > 0)
+    }
+
+    /// Purges; how many answers in memory that met, and what to wait for until other gateways know. It takes a time in proportion to all that are there: not for a thread that
     /// serves requests.
-    pub fn purge(&self, purged: &[What], how: How) -> usize {
+    pub fn purge(&self, purged: &[What], how: How) -> (usize, Option<Told>) {
+        // Before it is gone here: what is in Redis is not looked for from now on.
+        let told = self.shared.load_full().map(|tier| Told { number: tier.tell(purged, how), tier });
         for what in purged {
             self.purges.add(what.clone(), how);
         }
@@ -265,7 +345,7 @@ impl Cache {
                 purged.iter().filter_map(What::key).for_each(|key| disk.remove("", key));
             }
         }
-        let Some(memory) = self.memory.get() else { return 0 };
+        let Some(memory) = self.memory.get() else { return (0, told) };
         let met = Cell::new(0);
         memory.retain(|entry| {
             let found = self.purges.find(entry);
@@ -275,13 +355,62 @@ impl Cache {
             met.set(met.get() + usize::from(found != Found::Kept));
             found != Found::Gone
         });
-        met.get()
+        (met.get(), told)
+    }
+
+    /// The number of the last purge of other gateways that this directory knows of.
+    async fn followed_to(&self) -> Option<u64> {
+        let disk = self.disk.load_full()?;
+        tokio::task::spawn_blocking(move || disk.followed_to()).await.ok().flatten()
+    }
+
+    /// Purges what others have purged, up to the number `to`; everything where some of it was `missed`.
+    async fn purge_from_afar(self: Arc<Self>, mut purged: Vec<(What, How)>, missed: bool, to: u64) {
+        if missed {
+            purged = vec![(What::Prefix(Box::default()), How::Hard)];
+        }
+        let purge = move || {
+            let disk = self.disk.load_full();
+            let mut remembered = Vec::new();
+            for (what, how) in purged {
+                let is_needed = match what.key().filter(|_| how == How::Hard) {
+                    Some(key) => self.drop_key(key, disk.as_deref().map(|disk| (disk, ""))),
+                    None => true,
+                };
+                remembered.extend(is_needed.then_some((what, how)));
+            }
+            for (what, how) in &remembered {
+                self.purges.add(what.clone(), *how);
+            }
+            if let Some(disk) = disk {
+                let remembered: Vec<What> = remembered.into_iter().map(|(what, _)| what).collect();
+                disk.remember(&remembered);
+                disk.set_followed_to(to);
+            }
+        };
+        if tokio::task::spawn_blocking(purge).await.is_err() {
+            tracing::error!("a purge of another gateway was not done");
+        }
     }
 
     /// Bytes in memory, keys that lead to no answer among them.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.memory.get().map_or(0, Memory::bytes)
+    }
+}
+
+/// A purge that other gateways are told of.
+#[derive(Debug)]
+pub struct Told {
+    tier: Arc<Tier>,
+    number: u64,
+}
+
+impl Told {
+    /// Waits until they can know; whether that was in time.
+    pub async fn wait(&self, patience: Duration) -> bool {
+        self.tier.told(self.number, patience).await
     }
 }
 

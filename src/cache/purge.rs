@@ -106,34 +106,23 @@ impl Purges {
     pub fn add(&self, what: What, how: How) {
         let mut marks = self.marks.write();
         let number = self.latest.load(Relaxed) + 1;
-        let young = &mut marks.young;
-        let mark = match what {
-            What::Key(key) => young.keys.entry(hash(&key)).or_default(),
-            What::Tag(tag) => young.tags.entry(hash(&tag)).or_default(),
-            What::Prefix(prefix) => {
-                let at = young.prefixes.iter().position(|(known, _)| *known == prefix);
-                let at = at.unwrap_or_else(|| {
-                    young.prefixes.push((prefix, Mark::default()));
-                    young.prefixes.len() - 1
-                });
-                match young.prefixes.get_mut(at) {
-                    Some((_, mark)) => mark,
-                    None => return,
-                }
-            }
-        };
-        match how {
-            How::Hard => mark.hard = number,
-            How::Soft(at) => (mark.soft, mark.soft_at) = (number, at),
-        }
-        young.last = number;
-        if young.keys.len() + young.tags.len() >= GENERATION || young.prefixes.len() >= PREFIXES {
-            let full = std::mem::take(young);
-            let forgotten = std::mem::replace(&mut marks.old, full);
-            marks.floor = marks.floor.max(forgotten.last);
-        }
+        marks.add(number, what, how);
         // After the mark is there: whoever reads the number finds it.
         self.latest.store(number, Relaxed);
+    }
+
+    /// The same with a number that somebody else has given; they grow.
+    pub fn add_numbered(&self, number: u64, what: What, how: How) {
+        let mut marks = self.marks.write();
+        marks.add(number, what, how);
+        self.latest.fetch_max(number, Relaxed);
+    }
+
+    /// It is not known any more what was purged before `number`: all that was asked for before is gone.
+    pub fn forget_before(&self, number: u64) {
+        let mut marks = self.marks.write();
+        marks.floor = marks.floor.max(number);
+        self.latest.fetch_max(number, Relaxed);
     }
 
     /// Compares an entry with the purges since it was asked for. One that was kept is not compared again.
@@ -161,6 +150,37 @@ impl Purges {
         }
         entry.checked.fetch_max(latest, Relaxed);
         stale.map_or(Found::Kept, Found::Stale)
+    }
+}
+
+impl Marks {
+    fn add(&mut self, number: u64, what: What, how: How) {
+        let young = &mut self.young;
+        let mark = match what {
+            What::Key(key) => young.keys.entry(hash(&key)).or_default(),
+            What::Tag(tag) => young.tags.entry(hash(&tag)).or_default(),
+            What::Prefix(prefix) => {
+                let at = young.prefixes.iter().position(|(known, _)| *known == prefix);
+                let at = at.unwrap_or_else(|| {
+                    young.prefixes.push((prefix, Mark::default()));
+                    young.prefixes.len() - 1
+                });
+                match young.prefixes.get_mut(at) {
+                    Some((_, mark)) => mark,
+                    None => return,
+                }
+            }
+        };
+        match how {
+            How::Hard => mark.hard = mark.hard.max(number),
+            How::Soft(at) => (mark.soft, mark.soft_at) = (mark.soft.max(number), at),
+        }
+        young.last = number;
+        if young.keys.len() + young.tags.len() >= GENERATION || young.prefixes.len() >= PREFIXES {
+            let full = std::mem::take(young);
+            let forgotten = std::mem::replace(&mut self.old, full);
+            self.floor = self.floor.max(forgotten.last);
+        }
     }
 }
 

@@ -152,7 +152,7 @@ pub(super) mod tests {
             collapse_timeout: std::time::Duration::from_secs(5),
         };
         edit(&mut config);
-        let cache = Cache { memory: 1 << 20, max_body: 1 << 20, disk: None, rules: Vec::new() };
+        let cache = Cache { memory: 1 << 20, max_body: 1 << 20, disk: None, shared: false, rules: Vec::new() };
         Rule::new(&config, &cache, &Metrics::new("test", &[]))
     }
 

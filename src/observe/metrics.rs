@@ -16,6 +16,7 @@ mod process;
 mod redis;
 mod route;
 mod shards;
+mod shared;
 mod spool;
 pub mod table;
 mod tls;
@@ -31,12 +32,13 @@ pub use cache::{CacheHeld, CacheMetrics, DiskMetrics};
 pub use endpoint::{EndpointInFlight, EndpointMetrics, EndpointOverdue};
 pub use label::{
     Bypass, CacheResult, CacheTier, CheckResult, DiskWrite, FieldDrop, Handshake, LimitDecision, Method, NotStored,
-    QueueDrop, RedisError, Refusal, Reload, Retry, StatusClass, UpstreamError,
+    QueueDrop, RedisError, RedisUser, Refusal, Reload, Retry, SharedLook, SharedWrite, StatusClass, UpstreamError,
 };
 pub use limit::LimitMetrics;
 pub use listener::{ListenerMetrics, OpenConnection};
 pub use redis::RedisMetrics;
 pub use route::{RequestInFlight, RouteMetrics};
+pub use shared::SharedMetrics;
 pub use spool::SpoolReading;
 pub use tls::{CertificateReading, TlsMetrics};
 pub use upstream::UpstreamMetrics;
@@ -70,8 +72,9 @@ pub struct Metrics {
     pub panics: Counter,
     /// The certificates in use.
     pub tls: TlsMetrics,
-    redis: Mutex<Option<Arc<RedisMetrics>>>,
+    redis: Mutex<Vec<Arc<RedisMetrics>>>,
     disk: Mutex<Option<Arc<DiskMetrics>>>,
+    shared: Mutex<Option<Arc<SharedMetrics>>>,
     /// Counts requests that matched no route.
     pub no_route: Arc<RouteMetrics>,
     routes: Live<String, RouteMetrics>,
@@ -103,6 +106,7 @@ impl Metrics {
             tls: TlsMetrics::default(),
             redis: Mutex::default(),
             disk: Mutex::default(),
+            shared: Mutex::default(),
             no_route: routes.get(NO_ROUTE.to_owned(), |name| RouteMetrics::new(name)),
             routes,
             upstreams: Live::default(),
@@ -153,8 +157,13 @@ impl Metrics {
     }
 
     /// Shows this Redis from now on, or that there is none.
-    pub fn show_redis(&self, redis: Option<Arc<RedisMetrics>>) {
+    pub fn show_redis(&self, redis: Vec<Arc<RedisMetrics>>) {
         *self.redis.lock() = redis;
+    }
+
+    /// Shows this cache in Redis from now on, or that there is none.
+    pub fn show_shared(&self, shared: Option<Arc<SharedMetrics>>) {
+        *self.shared.lock() = shared;
     }
 
     /// Shows this disk of the cache from now on, or that there is none.
@@ -211,9 +220,10 @@ impl Metrics {
         route::write(&self.routes.all(), &mut page);
         self.write_refusals(&mut page);
         limit::write(&self.limits.all(), &mut page);
-        redis::write(self.redis.lock().as_deref(), &mut page);
+        redis::write(&self.redis.lock(), &mut page);
         cache::write(&self.caches.all(), &mut page);
         cache::write_disk(self.disk.lock().as_deref(), &mut page);
+        shared::write(self.shared.lock().as_deref(), &mut page);
         endpoint::write(&self.endpoints.all(), &mut page);
         upstream::write(&self.upstreams.all(), &mut page);
         spool::write(spool, &mut page);

@@ -54,7 +54,7 @@ async fn keep(core: Arc<Core>) {
                 *core.trouble.lock() = None;
                 core.link.store(Some(link.clone()));
                 core.metrics.came_up();
-                tracing::info!(redis = %core.config.url, "redis answers");
+                tracing::info!(redis = %core.config.url, user = core.metrics.user(), "redis answers");
                 core.tried.notify_waiters();
                 watch(&core, &link).await;
                 told = core.trouble.lock().as_ref().map(|why| why.kind);
@@ -78,13 +78,13 @@ fn tell(core: &Core, why: &Unanswered, told: &mut Option<Kind>) {
     match told {
         None => {
             core.metrics.went_down();
-            tracing::warn!(redis = %core.config.url, error = %why, "redis is not asked until it answers");
+            tracing::warn!(redis = %core.config.url, user = core.metrics.user(), error = %why, "redis is not asked until it answers");
         }
         Some(before) if why.kind == Kind::Server && *before != Kind::Server => {
-            tracing::warn!(redis = %core.config.url, error = %why, "redis refuses what it is asked");
+            tracing::warn!(redis = %core.config.url, user = core.metrics.user(), error = %why, "redis refuses what it is asked");
         }
         Some(_) => {
-            tracing::debug!(redis = %core.config.url, error = %why, "redis does not answer yet");
+            tracing::debug!(redis = %core.config.url, user = core.metrics.user(), error = %why, "redis does not answer yet");
             return;
         }
     }

@@ -22,7 +22,7 @@ use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
 use crate::config::model;
-use crate::observe::metrics::{RedisError as Kind, RedisMetrics};
+use crate::observe::metrics::{RedisError as Kind, RedisMetrics, RedisUser};
 use breaker::Breaker;
 use connect::Link;
 pub use connect::authorities;
@@ -85,8 +85,8 @@ impl fmt::Display for Unanswered {
 impl Redis {
     /// Begins to keep a connection, and waits a moment for it. A Redis that is not there is no error: it is looked for.
     ///
-    /// `authorities` is what [`authorities`] has read.
-    pub async fn start(config: model::Redis, authorities: Option<Vec<u8>>) -> Arc<Self> {
+    /// `authorities` is what [`authorities`] has read; `user` is what it is for, as it is shown.
+    pub async fn start(config: model::Redis, authorities: Option<Vec<u8>>, user: RedisUser) -> Arc<Self> {
         let core = Arc::new(Core {
             breaker: Breaker::new(&config.url.kind),
             config,
@@ -95,7 +95,7 @@ impl Redis {
             trouble: Mutex::default(),
             tripped: Notify::new(),
             tried: Notify::new(),
-            metrics: Arc::default(),
+            metrics: Arc::new(RedisMetrics::new(user)),
         });
         let tried = core.tried.notified();
         let keeper = tokio::spawn(keeper::keep_on(core.clone())).abort_handle();
@@ -205,7 +205,7 @@ impl Core {
         if previous.as_ref().is_some_and(|previous| Arc::ptr_eq(previous, link)) {
             self.metrics.went_down();
             *self.trouble.lock() = Some(why.clone());
-            tracing::warn!(redis = %self.config.url, error = %why, "redis is not asked until it answers again");
+            tracing::warn!(redis = %self.config.url, user = self.metrics.user(), error = %why, "redis is not asked until it answers again");
             self.tripped.notify_one();
         }
     }

@@ -13,7 +13,7 @@ pub use shared::{Conversation, Shared, Tunnel};
 
 use crate::cache::{self, rule::Rules};
 use crate::config::model::{Config, ListenAddr, Listener, Protocol, Route};
-use crate::observe::metrics::RouteMetrics;
+use crate::observe::metrics::{RedisUser, RouteMetrics};
 use crate::rate_limit::Limits;
 use crate::redis::{self, Redis};
 use crate::route::host::AllowedHosts;
@@ -43,6 +43,8 @@ pub struct Snapshot {
     pub cache_rules: Rules,
     /// What gateways share limits through.
     pub redis: Option<Arc<Redis>>,
+    /// The same Redis by another connection: what gateways share answers through.
+    pub cache_redis: Option<Arc<Redis>>,
     /// None where no listener speaks TLS.
     pub tls: Option<Arc<ServerTls>>,
     /// What is made of files that other programs may change.
@@ -61,7 +63,7 @@ impl Snapshot {
         let asked = config.clone();
         let checked = tokio::task::spawn_blocking(move || cache::disk::check(asked.cache.as_ref())).await;
         checked.map_err(|error| error.to_string())??;
-        let redis = connect_redis(&config, previous).await?;
+        let (redis, cache_redis) = connect_redis(&config, previous).await?;
         let resolver = Resolver::new(&config.server.resolvers, previous.map(|p| &p.resolver))?;
         // Side by side: a name server that is silent is waited for once, however many names are asked for.
         let upstreams = join_all(config.upstreams.iter().zip(client_tls).map(|(upstream, tls)| {
@@ -78,6 +80,7 @@ impl Snapshot {
             limits: config.routes.iter().map(|route| Limits::build(&route.rate_limits, &shared.metrics)).collect(),
             cache_rules: Rules::build(config.cache.as_ref(), &shared.metrics),
             redis,
+            cache_redis,
             upstreams,
             tls,
             watched,
@@ -104,18 +107,21 @@ impl Snapshot {
             Some(tls) => tls.show(),
             None => self.shared.metrics.tls.show(Vec::new()),
         }
-        self.shared.metrics.show_redis(self.redis.as_ref().map(|redis| redis.metrics()));
+        self.shared.metrics.show_redis(self.connections_to_redis().map(|redis| redis.metrics()).collect());
         self.shared.cache.configure(self.config.cache.as_ref(), &self.cache_rules, &self.shared.metrics);
+        self.shared.cache.share(self.cache_redis.as_ref(), &self.shared.metrics);
         self.upstreams.iter().for_each(|upstream| upstream.start(&self.resolver));
     }
 
     /// Stops them again, but for what `next` goes on with; requests that still hold this snapshot end as they would.
     pub fn retire(&self, next: &Self) {
-        let goes_on = |redis: &&Arc<Redis>| next.redis.as_ref().is_some_and(|next| Arc::ptr_eq(next, redis));
-        if let Some(redis) = self.redis.as_ref().filter(|redis| !goes_on(redis)) {
-            redis.stop();
-        }
+        let goes_on = |redis: &&Arc<Redis>| next.connections_to_redis().any(|next| Arc::ptr_eq(next, redis));
+        self.connections_to_redis().filter(|redis| !goes_on(redis)).for_each(|redis| redis.stop());
         self.upstreams.iter().for_each(|upstream| upstream.retire());
+    }
+
+    fn connections_to_redis(&self) -> impl Iterator<Item = &Arc<Redis>> {
+        self.redis.iter().chain(&self.cache_redis)
     }
 
     /// The limits of the route at an index the table gave.
@@ -131,17 +137,26 @@ impl Snapshot {
     }
 }
 
-/// The Redis of the configuration: the one that is there already, if nothing about it is new.
-async fn connect_redis(config: &Config, previous: Option<&Snapshot>) -> Result<Option<Arc<Redis>>, String> {
-    let Some(wanted) = config.redis.clone() else { return Ok(None) };
+type Connections = (Option<Arc<Redis>>, Option<Arc<Redis>>);
+
+/// Connections to the Redis of the configuration, for limits and for the cache: those that are there already, if nothing about
+/// them is new.
+async fn connect_redis(config: &Config, previous: Option<&Snapshot>) -> Result<Connections, String> {
+    let Some(wanted) = config.redis.clone() else { return Ok((None, None)) };
     let reading = wanted.clone();
     let read = tokio::task::spawn_blocking(move || redis::authorities(&reading)).await;
     let authorities = read.map_err(|error| error.to_string())??;
-    let there = previous.and_then(|previous| previous.redis.as_ref());
-    if let Some(there) = there.filter(|there| there.is_of(&wanted, authorities.as_ref())) {
-        return Ok(Some(there.clone()));
+    let connect = async |there: Option<&Arc<Redis>>, user| match there {
+        Some(there) if there.is_of(&wanted, authorities.as_ref()) => there.clone(),
+        _ => Redis::start(wanted.clone(), authorities.clone(), user).await,
+    };
+    let limits = connect(previous.and_then(|previous| previous.redis.as_ref()), RedisUser::Limits);
+    if !config.cache.as_ref().is_some_and(|cache| cache.shared) {
+        return Ok((Some(limits.await), None));
     }
-    Ok(Some(Redis::start(wanted, authorities).await))
+    let cache = connect(previous.and_then(|previous| previous.cache_redis.as_ref()), RedisUser::Cache);
+    let (limits, cache) = futures_util::join!(limits, cache);
+    Ok((Some(limits), Some(cache)))
 }
 
 type FromFiles = (Option<Arc<ServerTls>>, Vec<Option<Arc<ClientTls>>>, Vec<Watched>);

@@ -27,7 +27,7 @@ pub struct Shared {
     /// The buckets of rate limits.
     pub limiter: Limiter,
     /// Answers that are kept.
-    pub cache: Cache,
+    pub cache: Arc<Cache>,
     /// Keys of TLS session tickets.
     pub tickets: Arc<Tickets>,
     draining: AtomicBool,
@@ -51,7 +51,7 @@ impl Shared {
             depot,
             connections: Arc::default(),
             limiter: Limiter::default(),
-            cache: Cache::default(),
+            cache: Arc::default(),
             tickets: Arc::default(),
             draining: AtomicBool::new(false),
             drain: watch::Sender::new(false),

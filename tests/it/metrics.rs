@@ -43,6 +43,7 @@ const CONFIG: &str = r#"
     rate_limit = { rate = "1000/s" }
     [cache]
     disk = { path = "{dir}" }
+    shared = true
     [[cache.rules]]
     path = "/kept/*"
     "#;

@@ -142,9 +142,9 @@ fn sentinels_name_the_master_and_the_next_one() {
     master.start_again();
 }
 
-/// Three masters, each with a third of the slots.
-fn cluster() -> Vec<RedisServer> {
-    let user = "gateway on >secret ~propylon:* +eval +evalsha +get +set +del +time +cluster|slots";
+/// Three masters, each with a third of the slots, and a user who has these rights and what a cluster needs.
+pub fn cluster(rights: &str) -> Vec<RedisServer> {
+    let user = format!("gateway on >secret ~propylon:* {rights} +cluster|slots");
     let options = ["--cluster-enabled", "yes", "--cluster-node-timeout", "2000"];
     let nodes: Vec<RedisServer> = (0..3).map(|_| RedisServer::tcp(&options)).collect();
     let slots = ["0 5460", "5461 10922", "10923 16383"];
@@ -167,7 +167,7 @@ fn cluster() -> Vec<RedisServer> {
 
 #[test]
 fn a_cluster_holds_each_bucket_on_a_node_of_its_own() {
-    let nodes = cluster();
+    let nodes = cluster("+eval +evalsha +get +set +del +time");
     let url = format!("redis+cluster://gateway:secret@{},{}", nodes[0].addr(), nodes[1].addr());
     share(&url);
     let limits = r#"[{ rate = "5/h" }, { name = "all", rate = "60/h", key = "route" }]"#;

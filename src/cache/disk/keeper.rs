@@ -121,8 +121,16 @@ impl Keeper {
         builder.create(folder.join("aside"))?;
         let lock = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(folder.join("lock"))?;
         flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
-        for purged in purge_log::read(folder)? {
-            self.shared.purges.add(purged, How::Hard);
+        let remembered = purge_log::read(folder)?;
+        let before = self.shared.purges.latest();
+        let mut times = Vec::with_capacity(remembered.len());
+        for (time, what) in remembered {
+            times.push(time);
+            self.shared.purges.add(what, How::Hard);
+        }
+        // Their numbers are those of their places, unless something was purged meanwhile: then all that is here is older than all.
+        if before == 0 && self.shared.purges.latest() == times.len() as u64 {
+            let _ = self.shared.purged_before.set(times);
         }
         self.shared.ours.store(true, Relaxed);
         Ok(lock)
@@ -299,9 +307,7 @@ impl Keeper {
         for (name, tag) in self.shared.index.names() {
             let gone = match read_head(&self.shared.path(&name, tag)) {
                 Ok(Some((Record::Entry(mut head, _), boot))) => {
-                    if boot != self.shared.boot {
-                        head.asked_after = 0;
-                    }
+                    head.asked_after = self.shared.asked_after(boot, head.asked_after);
                     self.shared.purges.find(&Entry::new(*head, Body::Here(Bytes::new()))) == Found::Gone
                 }
                 Ok(_) => false,

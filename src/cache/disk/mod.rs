@@ -18,9 +18,9 @@ use std::fs;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::SyncSender;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName};
@@ -41,6 +41,8 @@ use crate::observe::metrics::{DiskMetrics, DiskWrite};
 
 /// Below the directory that the configuration names: nothing outside of it is touched.
 const FOLDER: &str = "propylon-cache-1";
+/// Holds the number of the last purge of other gateways that is done here.
+const FOLLOWED: &str = "followed";
 /// Answers that are over sooner are not worth a file.
 const SHORT: Millis = 10_000;
 
@@ -99,8 +101,10 @@ struct Shared {
     folder: PathBuf,
     index: Index,
     purges: Arc<Purges>,
-    /// This process, in files.
+    /// This process, in files: later ones are larger.
     boot: u64,
+    /// When the first purges of this process were, which others have done: [`purge_log`].
+    purged_before: OnceLock<Vec<purge_log::Time>>,
     /// The index is filled.
     loaded: AtomicBool,
     /// Another process does not have it.
@@ -146,6 +150,7 @@ impl Disk {
             index: Index::new(config.max),
             purges,
             boot: crate::cache::now().rotate_left(20) ^ u64::from(std::process::id()),
+            purged_before: OnceLock::new(),
             loaded: AtomicBool::new(false),
             ours: AtomicBool::new(false),
             queued: Mutex::default(),
@@ -229,10 +234,34 @@ impl Disk {
         let _ = self.jobs.try_send(Job::Wake);
     }
 
+    /// The number of the last purge of other gateways that is done here. Blocks.
+    #[must_use]
+    pub fn followed_to(&self) -> Option<u64> {
+        let text = fs::read_to_string(self.shared.folder.join(FOLLOWED)).ok()?;
+        text.trim_end().parse().ok()
+    }
+
+    /// Remembers it over a restart. Blocks.
+    pub fn set_followed_to(&self, number: u64) {
+        if !self.shared.ours.load(Relaxed) {
+            return;
+        }
+        let aside = self.shared.folder.join("followed.new");
+        let written = fs::write(&aside, format!("{number}\n"));
+        if let Err(error) = written.and_then(|()| fs::rename(&aside, self.shared.folder.join(FOLLOWED))) {
+            tracing::warn!(%error, "it is not remembered which purges of other gateways are done");
+        }
+    }
+
     /// Has purges remembered over a restart. Blocks.
     pub fn remember(&self, purged: &[super::purge::What]) {
+        if purged.is_empty() || !self.shared.ours.load(Relaxed) {
+            return;
+        }
         let _writing = self.shared.log.lock();
-        if let Err(error) = purge_log::append(&self.shared.folder, purged) {
+        if let Err(error) =
+            purge_log::append(&self.shared.folder, (self.shared.boot, self.shared.purges.latest()), purged)
+        {
             tracing::error!(%error, "a purge is not remembered over a restart");
         }
         let _ = self.jobs.try_send(Job::Wake);
@@ -297,17 +326,24 @@ impl Shared {
         if self.may_have(&name) { self.read(name, rule, here) } else { None }
     }
 
+    /// After which purge, as this process counts them, an answer was asked for that says this. What another process has counted
+    /// is older than all purges of this one, but for those that it remembers.
+    fn asked_after(&self, boot: u64, number: u64) -> u64 {
+        if boot == self.boot {
+            return number;
+        }
+        let remembered = self.purged_before.get().into_iter().flatten();
+        remembered.take_while(|purged| **purged <= (boot, number)).count() as u64
+    }
+
     /// Reads a file. One that is torn or of something else goes.
     fn read(&self, name: Name, rule: &Rule, here: u64) -> Option<(Record, Body)> {
         let tag = self.index.tag(&name).unwrap_or_else(|| tag(&rule.config.name));
         let path = self.path(&name, tag);
         match read_file(&path, here) {
             Ok(Some((mut record, body, boot))) => {
-                if let Record::Entry(head, _) = &mut record
-                    && boot != self.boot
-                {
-                    // Another process counted: it is older than all purges of this one.
-                    head.asked_after = 0;
+                if let Record::Entry(head, _) = &mut record {
+                    head.asked_after = self.asked_after(boot, head.asked_after);
                 }
                 Some((record, body))
             }

@@ -18,6 +18,8 @@ pub struct Cache {
     pub max_body: u64,
     /// None: nothing is kept on disk.
     pub disk: Option<CacheDisk>,
+    /// Whether other gateways have it too, through Redis.
+    pub shared: bool,
     /// In the order of the file; the first that matches counts.
     pub rules: Vec<CacheRule>,
 }

@@ -21,10 +21,13 @@ section! {
         max_body: Size = r#""8MiB""#,
         /// A second place for what is kept, which outlives the process.
         disk: CacheDisk,
+        /// Whether small answers are kept in the Redis of `[redis]` as well, for all gateways that do so: one of them fetches
+        /// what all want, and a purge at one reaches all.
+        shared: bool = "false",
         /// What is kept, and for how long. The first rule that matches counts.
         rules: Vec<At<CacheRule>> = "[]",
     }
-    later ["shared"]
+    later []
 }
 
 section! {

@@ -16,9 +16,13 @@ use super::given;
 const LEAST: u64 = 1 << 20;
 
 /// The cache; none without a rule.
-pub(super) fn build(raw: raw::Cache, report: &mut Report) -> Option<Cache> {
+pub(super) fn build(raw: raw::Cache, has_redis: bool, report: &mut Report) -> Option<Cache> {
     if let Some(memory) = raw.memory.as_ref().filter(|memory| memory.value.0 < LEAST) {
         report.problem(&memory.place, "expected at least 1MiB");
+    }
+    let shared = raw.shared.as_ref().is_some_and(|shared| shared.value);
+    if let Some(at) = raw.shared.as_ref().filter(|_| shared && !has_redis) {
+        report.problem(&at.place, "answers are shared through Redis; expected [redis], which says where it is");
     }
     let rules = given(raw.rules);
     let mut built = Vec::new();
@@ -49,7 +53,7 @@ pub(super) fn build(raw: raw::Cache, report: &mut Report) -> Option<Cache> {
     if built.is_empty() {
         return None;
     }
-    Some(Cache { memory: given(raw.memory).0, max_body: given(raw.max_body).0, disk, rules: built })
+    Some(Cache { memory: given(raw.memory).0, max_body: given(raw.max_body).0, disk, shared, rules: built })
 }
 
 fn build_disk(raw: raw::CacheDisk, report: &mut Report) -> CacheDisk {

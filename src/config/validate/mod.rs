@@ -55,7 +55,7 @@ pub fn build(raw: Gateway, source: Option<&Path>, base: &Path, report: &mut Repo
         log: server::build_log(&given(raw.log)),
         spool: spool.value,
         redis,
-        cache: cache::build(given(raw.cache), report),
+        cache: cache::build(given(raw.cache), has_redis, report),
         security: sets.basic(),
         error_pages: error_pages::read_all(given(raw.error_pages), base, report),
         upstreams: upstreams.into_iter().map(|upstream| upstream.value).collect(),

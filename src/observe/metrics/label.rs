@@ -268,6 +268,58 @@ closed_set! {
 }
 
 closed_set! {
+    /// What a connection to Redis is for.
+    RedisUser {
+        /// Limits on requests.
+        Limits = "limits",
+        /// Answers that are shared.
+        Cache = "cache",
+    }
+}
+
+closed_set! {
+    /// What came of asking Redis for an answer.
+    SharedLook {
+        /// The answer.
+        Found = "found",
+        /// None: this gateway fetches it for all.
+        Lease = "lease",
+        /// None yet: another gateway fetches it.
+        Wait = "wait",
+        /// Answers of late were not to be kept.
+        Pass = "pass",
+        /// None.
+        Nothing = "nothing",
+        /// One that was purged.
+        Purged = "purged",
+        /// What is no whole answer of this version.
+        Torn = "torn",
+        /// It was not asked: too many questions were under way.
+        Busy = "busy",
+        /// It was not asked: it does not answer, or it is not known what is purged.
+        Down = "down",
+        /// It did not answer this question.
+        Failed = "failed",
+    }
+}
+
+closed_set! {
+    /// What became of an answer that was to be kept in Redis.
+    SharedWrite {
+        /// It is there.
+        Written = "written",
+        /// Each gateway keeps it for itself.
+        TooLarge = "too_large",
+        /// It was purged meanwhile, or another gateway was faster.
+        Overtaken = "overtaken",
+        /// Too many were under way.
+        Skipped = "skipped",
+        /// Redis did not take it.
+        Failed = "failed",
+    }
+}
+
+closed_set! {
     /// Why a request was not answered from the cache, nor its answer kept.
     Bypass {
         /// It has a cookie that is not one of `ignore_cookies`.

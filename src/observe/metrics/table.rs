@@ -75,9 +75,9 @@ families! {
     RATE_LIMIT_REDIS: Histogram "propylon_rate_limit_redis_seconds" ["limit"]
         "Time a request waited for Redis, answered or not.";
 
-    REDIS_UP: Gauge "propylon_redis_up" []
+    REDIS_UP: Gauge "propylon_redis_up" ["user"]
         "1 while Redis answers, 0 while it is not asked.";
-    REDIS_STATE_CHANGES: Counter "propylon_redis_state_changes_total" ["state"]
+    REDIS_STATE_CHANGES: Counter "propylon_redis_state_changes_total" ["user", "state"]
         "Times Redis was found to answer, or to answer no more.";
 
     CACHE_REQUESTS: Counter "propylon_cache_requests_total" ["rule", "result"]
@@ -98,6 +98,15 @@ families! {
         "Files on disk that were torn, of something else or not readable, and dropped.";
     CACHE_DISK_LOADED: Gauge "propylon_cache_disk_loaded" []
         "1 once it is known which files there are.";
+
+    CACHE_SHARED_LOOKS: Counter "propylon_cache_shared_looks_total" ["result"]
+        "Questions to Redis for an answer, or for the right to fetch it, by what came back.";
+    CACHE_SHARED_WRITES: Counter "propylon_cache_shared_writes_total" ["result"]
+        "Responses that were to be kept in Redis, by what became of them.";
+    CACHE_SHARED_PURGES: Counter "propylon_cache_shared_purges_total" ["direction"]
+        "Purges that other gateways were told of, and that they told of.";
+    CACHE_SHARED_CURRENT: Gauge "propylon_cache_shared_current" []
+        "1 while the purges of other gateways are known here, 0 while what is in Redis is not used.";
 
     UPSTREAM_REQUESTS: Counter "propylon_upstream_requests_total" ["upstream", "endpoint", "code"]
         "Responses of an endpoint, by class of the status code.";

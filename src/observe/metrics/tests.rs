@@ -297,7 +297,8 @@ fn a_full_page_holds_every_metric_of_the_table_and_no_other() {
     handles.3.record_handshake(Handshake::Full);
     metrics.tls.show(vec![CertificateReading { file: "f".into(), names: Vec::new(), not_after: UNIX_EPOCH }]);
     let (_limit, _rule) = (metrics.limit("l"), metrics.cache("c"));
-    metrics.show_redis(Some(Arc::default()));
+    metrics.show_redis(vec![Arc::new(RedisMetrics::new(RedisUser::Limits))]);
+    metrics.show_shared(Some(Arc::default()));
     metrics.show_disk(Some(Arc::default()));
     let text = page(&metrics);
     let typed: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();

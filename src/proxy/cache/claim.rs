@@ -5,11 +5,12 @@ use std::sync::Arc;
 use http::{HeaderMap, StatusCode};
 
 use super::{Visit, Way};
-use crate::cache::Fetching;
 use crate::cache::collapse::{Fetched, Lead};
 use crate::cache::entry::{Body, Entry, Head};
 use crate::cache::memory::Key;
 use crate::cache::rule::Rule;
+use crate::cache::shared::Lease;
+use crate::cache::{Fetching, PASS};
 use crate::observe::metrics::NotStored;
 use crate::state::Shared;
 
@@ -24,6 +25,7 @@ pub(super) struct Claim {
     is_for_all: bool,
     asked: Arc<HeaderMap>,
     lead: Option<Lead>,
+    lease: Option<Lease>,
     _under_way: Option<Fetching>,
 }
 
@@ -40,6 +42,7 @@ impl Claim {
             is_for_all: visit.way == Way::ForAll && !fetch.asks.authorized,
             asked: fetch.asked.clone(),
             lead: fetch.lead.take(),
+            lease: fetch.lease.take(),
             _under_way: fetch.under_way.take(),
         })
     }
@@ -48,10 +51,13 @@ impl Claim {
     ///
     /// # Errors
     /// It was purged meanwhile.
-    pub fn keep(self, head: Head, body: Body) -> Result<Arc<Entry>, NotStored> {
+    pub fn keep(mut self, head: Head, body: Body) -> Result<Arc<Entry>, NotStored> {
         let status = head.status;
         match self.shared.cache.keep(&self.rule, head, body, &self.asked) {
             Ok(entry) => {
+                if let Some(lease) = self.lease.take() {
+                    lease.keep(entry.clone());
+                }
                 if let Some(lead) = self.lead {
                     lead.conclude(Fetched::Kept(entry.clone()));
                 }
@@ -69,6 +75,9 @@ impl Claim {
         let is_answer = status.is_success() || status.is_redirection();
         if self.is_for_all && !by_chance && is_answer {
             self.shared.cache.pass(&self.rule, &self.primary, self.key);
+            if let Some(lease) = self.lease {
+                lease.refuse(PASS);
+            }
         }
         // What broke says nothing of the next.
         if let Some(lead) = self.lead.filter(|_| why != NotStored::Incomplete) {

@@ -48,6 +48,7 @@ pub async fn conclude(session: &mut Session, active: &mut Active) {
     if fetch.said.is_none() {
         // Nothing came of it: somebody else may try, however long this client takes for what it is told.
         fetch.lead = None;
+        fetch.lease = None;
     }
     let Some(kept) = visit.entry.clone() else { return };
     if let Some(said) = fetch.said.take() {

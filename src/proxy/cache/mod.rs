@@ -3,7 +3,7 @@
 //! | step | file |
 //! |---|---|
 //! | does a rule apply, and is the answer there | here, [`visit`] |
-//! | is somebody else fetching it, or is it this request's turn | `turn` |
+//! | is somebody else fetching it, or is it this request's turn | `turn`, and `elsewhere` of other gateways |
 //! | a new one is fetched beside what is given | `refresh` |
 //! | may the app's answer be kept | `judge` |
 //! | it is kept, and those who wait are told | `claim` |
@@ -12,6 +12,7 @@
 
 mod claim;
 mod conclude;
+mod elsewhere;
 mod hit;
 mod judge;
 mod refresh;
@@ -32,6 +33,7 @@ use crate::cache::entry::Entry;
 use crate::cache::memory::{Key, Look};
 use crate::cache::policy::{self, Freshness, Use};
 use crate::cache::rule::{Rule, Target};
+use crate::cache::shared::Lease;
 use crate::cache::tap::Tap;
 use crate::cache::{Fetching, directives, freshness, now};
 use crate::observe::metrics::{Bypass, CacheResult, NotStored};
@@ -84,7 +86,10 @@ pub struct Fetch {
     /// Where answers of this request are, if not under the primary key.
     at: Option<Key>,
     pub lead: Option<Lead>,
+    /// The same for all gateways.
+    lease: Option<Lease>,
     looked_on_disk: bool,
+    looked_in_redis: bool,
     pub tap: Arc<Tap>,
     under_way: Option<Fetching>,
     /// When the app was asked, in milliseconds since 1970.
@@ -129,6 +134,7 @@ pub fn visit(
         Way::ForAll | Way::AsIs => {
             let (look, at) = snapshot.shared.cache.look(rule, &visit.primary, &request.headers);
             let asks = Asks::of(request, rule);
+            let passes = matches!(look, Look::Pass);
             match look {
                 Look::Entry(entry) => match asks.use_of(&entry) {
                     Use::Fresh => found = Some(entry),
@@ -141,7 +147,9 @@ pub fn visit(
             if found.is_some() {
                 visit.result = CacheResult::Hit;
             } else {
-                visit.fetch = Some(Box::new(Fetch::new(asks, Arc::new(request.headers.clone()), at)));
+                let mut fetch = Fetch::new(asks, Arc::new(request.headers.clone()), at);
+                fetch.looked_in_redis = passes;
+                visit.fetch = Some(Box::new(fetch));
             }
         }
     }
@@ -229,7 +237,9 @@ impl Fetch {
             asks,
             at,
             lead: None,
+            lease: None,
             looked_on_disk: false,
+            looked_in_redis: false,
             tap: Arc::default(),
             under_way: None,
             asked_at: 0,
@@ -247,6 +257,15 @@ impl Fetch {
 }
 
 impl Visit {
+    /// It does not wait for others any more.
+    fn go_alone(&mut self) {
+        self.patient = false;
+        if let Some(fetch) = self.fetch.as_deref_mut() {
+            fetch.looked_in_redis = true;
+            fetch.lead = None;
+        }
+    }
+
     /// What others who want the same wait for.
     pub fn lead_key(&self) -> Key {
         self.fetch.as_ref().and_then(|fetch| fetch.at.clone()).unwrap_or_else(|| Key::from(&*self.primary))

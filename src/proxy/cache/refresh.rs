@@ -5,8 +5,9 @@ use std::sync::Arc;
 use http::Method;
 use pingora_http::RequestHeader;
 
+use super::elsewhere::{self, Asked};
 use super::turn::prepare;
-use crate::cache::collapse::Turn;
+use crate::cache::collapse::{Fetched, Turn};
 use crate::edge::connection::Engine;
 use crate::edge::exchange::Accepted;
 use crate::edge::session::Session;
@@ -35,6 +36,9 @@ pub fn begin(engine: &Engine, request: &RequestHeader, active: &mut Active) {
     let engine = engine.clone();
     tokio::spawn(async move {
         let (mut session, mut active) = (session, refresh);
+        if !is_needed(&mut active).await {
+            return;
+        }
         prepare(&mut session, &mut active);
         let (_session, active) = fetch(&engine, session, active, &mut Arc::default()).await;
         if let Some(rejection) = &active.rejection {
@@ -42,4 +46,21 @@ pub fn begin(engine: &Engine, request: &RequestHeader, active: &mut Active) {
             tracing::debug!(reason, detail, "a kept answer could not be refreshed");
         }
     });
+}
+
+/// Whether the app has to be asked: no other gateway has done it, nor is doing it.
+async fn is_needed(active: &mut Active) -> bool {
+    let shared = active.exchange.snapshot.shared.clone();
+    let Some(visit) = active.visit.as_deref_mut() else { return true };
+    match elsewhere::ask(visit, &shared).await {
+        Asked::Fetch | Asked::Pass => true,
+        Asked::Wait => false,
+        Asked::Found => {
+            let lead = visit.fetch.as_deref_mut().and_then(|fetch| fetch.lead.take());
+            if let Some((lead, entry)) = lead.zip(visit.entry.clone()) {
+                lead.conclude(Fetched::Kept(entry));
+            }
+            false
+        }
+    }
 }

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use http::header;
 use tokio::time::Instant;
 
-use super::{Way, refresh};
+use super::elsewhere::{self, Asked};
+use super::{Visit, Way, refresh};
 use crate::cache::collapse::{Fetched, Turn, Waiting};
 use crate::cache::entry::Entry;
 use crate::cache::memory::{Key, Look};
@@ -65,6 +66,17 @@ pub async fn turn(engine: &Engine, session: &mut Session, active: &mut Active) -
                 continue;
             }
         }
+        // What is to be asked about each time is as good here as there.
+        let may_be_better = visit.entry.as_ref().is_none_or(|entry| !entry.terms.no_cache);
+        if looks && may_be_better && !std::mem::replace(&mut fetch.looked_in_redis, true) {
+            match elsewhere::wait(session, visit, until, &shared).await {
+                Ok(Asked::Found) => continue,
+                Ok(Asked::Pass) => pass(visit, &shared),
+                Ok(Asked::Fetch | Asked::Wait) => {}
+                Err(reason) => return Next::Refuse(reason.into()),
+            }
+        }
+        let Some(fetch) = visit.fetch.as_deref_mut() else { return Next::Fetch };
         if fetch.asks.says.only_if_cached {
             return Next::Refuse(Reason::NotCached.into());
         }
@@ -89,10 +101,11 @@ pub async fn turn(engine: &Engine, session: &mut Session, active: &mut Active) -
                         return Next::Answer(entry);
                     }
                 }
-                Waited::Fetched(Fetched::NotKept) | Waited::Late => visit.patient = false,
+                Waited::Fetched(Fetched::NotKept) | Waited::Late => visit.go_alone(),
                 Waited::Refused(reason) => return Next::Refuse(reason.into()),
             },
         }
+        let Some(fetch) = visit.fetch.as_deref_mut() else { return Next::Fetch };
         // What was there may be another by now.
         let (look, at) = shared.cache.look(&visit.rule, &visit.primary, &fetch.asked);
         if fetch.lead.as_ref().is_some_and(|lead| **lead.key() != *at.as_deref().unwrap_or(&visit.primary)) {
@@ -101,13 +114,20 @@ pub async fn turn(engine: &Engine, session: &mut Session, active: &mut Active) -
         fetch.at = at;
         match look {
             Look::Entry(entry) => visit.entry = fetch.asks.usable(Some(entry)),
-            Look::Pass => {
-                visit.patient = false;
-                fetch.lead = None;
-            }
+            Look::Pass => visit.go_alone(),
             Look::Nothing => visit.entry = None,
         }
     }
+}
+
+/// Nobody waits for this fetch: another gateway has found that what comes of it is not to be kept.
+fn pass(visit: &mut Visit, shared: &Shared) {
+    let key = visit.lead_key();
+    shared.cache.pass(&visit.rule, &visit.primary, key);
+    if let Some(lead) = visit.fetch.as_deref_mut().and_then(|fetch| fetch.lead.take()) {
+        lead.conclude(Fetched::NotKept);
+    }
+    visit.go_alone();
 }
 
 /// How a wait has ended.

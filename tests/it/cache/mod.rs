@@ -12,6 +12,7 @@ mod freshness;
 mod hostile;
 mod purging;
 mod reuse;
+mod shared;
 mod storing;
 mod users;
 mod validation;
