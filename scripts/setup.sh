@@ -6,7 +6,7 @@
 #   scripts/setup.sh demo    those of build, curl, openssl, .venv      (make demo)
 #   scripts/setup.sh test    those of demo, redis-server, chromium and its driver (make test)
 #   scripts/setup.sh fuzz    those of build, cargo-fuzz                (make fuzz)
-#   scripts/setup.sh bench   those of build, nginx, haproxy, wrk, h2load, redis-server, openssl, .venv (make bench, make bench-shield)
+#   scripts/setup.sh bench   those of build, nginx, haproxy, varnish, wrk, h2load, redis-server, openssl, .venv (make bench, make bench-shield)
 #
 # Rust itself is not installed: it takes the toolchain that is there, and says so when there is none.
 # For Debian 12 and its relatives; elsewhere it names what to install by hand and fails.
@@ -118,6 +118,7 @@ case $stage in
     need_venv
     need nginx nginx-light
     need haproxy haproxy
+    need varnishd varnish
     need wrk wrk
     need h2load nghttp2-client
     need openssl openssl

@@ -29,6 +29,9 @@ pub(super) struct Explain {
     /// A field of the request, such as "Cookie: a=b". May be repeated.
     #[arg(long, value_name = "FIELD")]
     header: Vec<String>,
+    /// The client has shown a certificate.
+    #[arg(long)]
+    client_certificate: bool,
     /// The status of the app's answer.
     #[arg(long, value_name = "STATUS", default_value = "200")]
     status: u16,
@@ -75,8 +78,13 @@ impl Explain {
             out.push_str("cache       past it; what is kept under the key goes when the app has agreed (2xx, 3xx)\n");
             return Ok(out);
         }
-        let facts =
-            Asked { headers: &asked, has_body: false, is_upgrade: false, has_client_cert: false, host_is_plain: true };
+        let facts = Asked {
+            headers: &asked,
+            has_body: false,
+            is_upgrade: false,
+            has_client_cert: self.client_certificate,
+            host_is_plain: host.is_as_usual(authority.as_bytes(), https),
+        };
         if let Some(why) = policy::bypass(rule, &facts) {
             let _ = writeln!(out, "cache       past it: {}", bypass(why));
             return Ok(out);

@@ -74,6 +74,20 @@ impl<'a> Host<'a> {
         Ok(Self { name: parse_name(name)?, port })
     }
 
+    /// Whether `said`, which was parsed as this, writes it as browsers do: in lower case, without a dot behind it, and without the port
+    /// of the scheme.
+    #[must_use]
+    pub fn is_as_usual(&self, said: &[u8], https: bool) -> bool {
+        let of_scheme = if https { 443 } else { 80 };
+        let Some(rest) = said.strip_prefix(self.name.as_bytes()) else { return false };
+        match self.port {
+            None => rest.is_empty(),
+            Some(port) => {
+                port != of_scheme && rest.strip_prefix(b":") == Some(itoa::Buffer::new().format(port).as_bytes())
+            }
+        }
+    }
+
     fn parse_bracketed(value: &[u8]) -> Result<Self, HostError> {
         let (address, port) = value
             .iter()
@@ -190,6 +204,24 @@ mod tests {
 
     fn parsed(value: &str) -> Result<(String, Option<u16>), HostError> {
         Host::parse(value.as_bytes()).map(|host| (host.name.into_owned(), host.port))
+    }
+
+    #[test]
+    fn hosts_as_browsers_write_them() {
+        for (said, https, expected) in [
+            ("example.com", true, true),
+            ("example.com:8443", true, true),
+            ("example.com:80", true, true),
+            ("example.com:443", true, false),
+            ("example.com:80", false, false),
+            ("example.com.", true, false),
+            ("Example.com", true, false),
+            ("example.com:08443", true, false),
+            ("[::1]:8443", true, true),
+            ("[0::1]", true, false),
+        ] {
+            assert_eq!(Host::parse(said.as_bytes()).unwrap().is_as_usual(said.as_bytes(), https), expected, "{said}");
+        }
     }
 
     #[test]

@@ -13,6 +13,7 @@ on the machine hits both. The ratio is taken within each round; printed are its 
     limit          a limit by address that is never met, and one that refuses all but the first; "Redis" shares them through
                    a Redis beside the load, where nginx goes on with its limit_req in memory
     cache hit      what is kept in memory, where nginx has its proxy_cache on the disk of the machine, which has it in its page cache
+                   (and Varnish its memory, with --against varnish)
     TLS GET        the same over TLS
     TLS h2 GET     8 connections of 16 streams, by h2load
     handshake      each request on a new connection with a full handshake, 8 at a time: the cost of connection, handshake,
@@ -109,13 +110,16 @@ def arguments():
     parser.add_argument("--log", choices=["on", "off", "both"], default="both", help="access log (both: two tables)")
     parser.add_argument("--idle", type=int, default=5000, help="idle connections for the memory figure; 0 leaves it out (5000)")
     parser.add_argument("--only", type=expression, metavar="REGEX", default="", help=f"rows by name, of {', '.join(row_names())} (all)")
-    parser.add_argument("--against", choices=["propylon", "nginx"], default="propylon",
-                        help="who races nginx (propylon); a second nginx shows what differences mean nothing")
+    parser.add_argument("--against", choices=["propylon", "nginx", "varnish"], default="propylon",
+                        help="who races nginx (propylon); a second nginx shows what differences mean nothing; varnish has rows of the cache alone")
     options = parser.parse_args()
     if options.rounds < 1 or options.seconds < 1 or not 0 <= options.idle <= 15000:
         parser.error("rounds and seconds are 1 or more, idle is 0 to 15000")
     options.loads = [load for load in LOADS if options.only.search(load.name)]
     options.idle_rows = [row for row in IDLE if options.idle and options.only.search(row[0])]
+    if options.against == "varnish":
+        options.loads = [load for load in options.loads if load.path.startswith("/cached/") and not load.certificate]
+        options.idle_rows = []
     if not options.loads and not options.idle_rows:
         parser.error("--only leaves no row")
     return options
@@ -123,6 +127,8 @@ def arguments():
 
 def check_machine(options):
     require("nginx", "nginx-light")
+    if options.against == "varnish":
+        require("varnishd", "varnish")
     require("wrk", "wrk")
     require("redis-server", "redis-server")
     require("h2load", "nghttp2-client")

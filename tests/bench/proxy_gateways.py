@@ -143,6 +143,21 @@ path = "/cached/*"
 ttl = "1h"
 """
 
+# Debian's defaults, but for a header that the others add, and one core's worth of threads. It logs to memory alone.
+VARNISH_CONF = """
+vcl 4.1;
+backend app {{ .host = "127.0.0.1"; .port = "{upstream}"; }}
+sub vcl_recv {{
+    if (req.url !~ "^/cached/") {{ return (pass); }}
+}}
+sub vcl_backend_response {{
+    set beresp.ttl = 1h;
+}}
+sub vcl_deliver {{
+    set resp.http.X-Request-ID = req.xid;
+}}
+"""
+
 PROPYLON_REDIS_TABLE = """[redis]
 url = "unix://{redis}"
 timeout = "1s"
@@ -157,7 +172,8 @@ key = "{dir}/{certificate}.key"
 
 @dataclasses.dataclass(frozen=True)
 class Racer:
-    """One of the two proxies: how its configuration reads, and the command that the configuration's path is added to."""
+    """One of the two proxies: how its configuration reads, and the command that it is started with, where {conf} is its path and {port}
+    its port."""
 
     name: str
     conf: str
@@ -167,16 +183,23 @@ class Racer:
 
 
 def nginx_command(directory, name):
-    return ["nginx", "-p", str(directory), "-e", f"{directory}/{name}.err", "-c"]
+    return ["nginx", "-p", str(directory), "-e", f"{directory}/{name}.err", "-c", "{conf}"]
+
+
+def varnish_command(directory):
+    threads = ["-p", "thread_pools=1", "-p", "thread_pool_min=64", "-p", "timeout_idle=300"]
+    return ["varnishd", "-F", "-n", f"{directory}/varnish", "-a", "127.0.0.1:{port}", "-f", "{conf}", "-s", "malloc,256m", *threads]
 
 
 def racers(directory, against):
-    """nginx, and who runs against it: Propylon or a second nginx, which shows what differences mean nothing."""
+    """nginx, and who runs against it: Propylon, Varnish, or a second nginx, which shows what differences mean nothing."""
     first = Racer("nginx", NGINX_CONF, nginx_command(directory, "nginx"), NGINX_TLS)
     if against == "nginx":
         return [first, dataclasses.replace(first, name="nginx-2", command=nginx_command(directory, "nginx-2"))]
+    if against == "varnish":
+        return [first, Racer("varnish", VARNISH_CONF, varnish_command(directory), "")]
     program = os.environ.get("PROPYLON_BIN", str(REPOSITORY / "target/release/propylon"))
-    command = [program, "run", "--config"]
+    command = [program, "run", "--config", "{conf}"]
     return [first, Racer("propylon", PROPYLON_CONF, command, 'listen_tls = ["127.0.0.1:{tls}"]', PROPYLON_TLS_TABLE)]
 
 
@@ -207,7 +230,7 @@ def upstream(stack, directory):
     (port,) = free_ports(1)
     conf = directory / "upstream.conf"
     conf.write_text(UPSTREAM_CONF.format(dir=directory, upstream=port))
-    command = [*nginx_command(directory, "upstream"), str(conf)]
+    command = [word.format(conf=conf) for word in nginx_command(directory, "upstream")]
     stack.enter_context(Server("upstream", command, port, directory, LOAD_CORE))
     return port
 
@@ -236,7 +259,8 @@ def pair(stack, directory, app_port, *, against, certificate=None, redis=False, 
         conf = directory / f"{racer.name}.conf"
         conf.write_text(racer.conf.format(**names))
         port = tls if certificate else plain
-        servers.append(stack.enter_context(Server(racer.name, [*racer.command, str(conf)], port, directory, PROXY_CORE)))
+        command = [word.format(conf=conf, port=port) for word in racer.command]
+        servers.append(stack.enter_context(Server(racer.name, command, port, directory, PROXY_CORE)))
     return servers
 
 

@@ -1,12 +1,42 @@
 //! A body that stays on disk, and is read as it is sent.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 
 use super::format::BLOCK;
+
+/// Bodies that are being read, by the number of their file: all who read one share what holds it open, so that many requests for a few
+/// files hold a few files open.
+#[derive(Debug, Default)]
+pub(super) struct OpenBodies(Mutex<HashMap<u64, Weak<FileBody>>>);
+
+impl OpenBodies {
+    /// The body in this file. While somebody holds it open no other file has its number.
+    pub(super) fn share(&self, inode: u64, body: FileBody) -> Arc<FileBody> {
+        let mut open = self.0.lock();
+        if let Some(there) = open.get(&inode).and_then(Weak::upgrade) {
+            return there;
+        }
+        if open.len() == open.capacity() {
+            open.retain(|_, body| body.strong_count() > 0);
+        }
+        let body = Arc::new(body);
+        open.insert(inode, Arc::downgrade(&body));
+        body
+    }
+
+    /// How many files are open.
+    #[cfg(test)]
+    fn count(&self) -> usize {
+        self.0.lock().values().filter(|body| body.strong_count() > 0).count()
+    }
+}
 
 /// Where it is, and the sums of its blocks. The file may be taken out of the directory meanwhile: it is held open.
 #[derive(Debug)]
@@ -73,5 +103,42 @@ impl FileBody {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "a block is not what was written"));
         }
         Ok(Bytes::from(block).slice(offset - begin..))
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::MetadataExt;
+
+    #[test]
+    fn who_reads_the_same_file_holds_it_open_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        let open = || {
+            let file = File::open(&path).unwrap();
+            (file.metadata().unwrap().ino(), FileBody::new(file, 0, 3, [crc32fast::hash(b"one")].into()))
+        };
+        std::fs::write(&path, "one").unwrap();
+        let bodies = OpenBodies::default();
+        let share = || {
+            let (inode, body) = open();
+            bodies.share(inode, body)
+        };
+        let (first, second) = (share(), share());
+        assert!(Arc::ptr_eq(&first, &second));
+        // What has its name next is another.
+        std::fs::write(dir.path().join("b"), "two").unwrap();
+        std::fs::rename(dir.path().join("b"), &path).unwrap();
+        let third = share();
+        assert!(!Arc::ptr_eq(&first, &third));
+        assert_eq!((first.read_all().unwrap(), bodies.count()), (Bytes::from_static(b"one"), 2));
+        drop((first, second, third));
+        assert_eq!(bodies.count(), 0);
+        for number in 0..1000 {
+            bodies.share(number, open().1);
+        }
+        assert!(bodies.0.lock().capacity() < 100, "those that are closed are forgotten");
     }
 }

@@ -81,13 +81,32 @@ impl Index {
         self.files.remove(name).map(|(_, filed)| filed.tag)
     }
 
-    /// What has gone since this was last asked, and is still on disk.
+    /// What has gone since this was last asked, and is still on disk. The crate says so too of what was replaced: that is there again.
     pub fn evicted(&self) -> Vec<(Name, u32)> {
-        std::mem::take(&mut *self.evicted.lock())
+        let mut evicted = std::mem::take(&mut *self.evicted.lock());
+        evicted.retain(|(name, tag)| self.tag(name) != Some(*tag));
+        evicted
     }
 
     /// All names, with their rules.
     pub fn names(&self) -> Vec<(Name, u32)> {
         self.files.iter().map(|(name, filed)| (name, filed.tag)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_anew_has_not_gone() {
+        let index = Index::new(1 << 20);
+        let name = Name::of(b"a");
+        index.insert(name, 1, 10, None);
+        index.insert(name, 1, 20, None);
+        assert_eq!(index.evicted(), []);
+        index.insert(name, 2, 20, None);
+        assert_eq!(index.evicted(), [(name, 1)], "that was another file");
+        assert_eq!(index.tag(&name), Some(2));
     }
 }

@@ -259,7 +259,7 @@ impl Keeper {
     fn number(&mut self, primary: Name, entry: &Entry, tag: u32) -> io::Result<u64> {
         let known = self.shared.index.tag(&primary).unwrap_or(tag);
         if let Ok(Some((Record::Varies { names, number, primary: of }, ..))) =
-            read_file(&self.shared.path(&primary, known), 0)
+            read_file(&self.shared.path(&primary, known), 0, &self.shared.bodies)
             && names == entry.varies
             && of == entry.primary
         {

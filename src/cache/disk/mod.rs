@@ -16,7 +16,7 @@ mod purge_log;
 use std::collections::HashMap;
 use std::fs;
 use std::io::{self, Read};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::SyncSender;
@@ -27,6 +27,7 @@ use http::{HeaderMap, HeaderName};
 use parking_lot::Mutex;
 
 pub use body::FileBody;
+use body::OpenBodies;
 use format::{FIXED, Fixed, Record};
 use index::Index;
 use keeper::Job;
@@ -117,6 +118,7 @@ struct Shared {
     waiting: AtomicU64,
     /// The log of purges is being written.
     log: Mutex<()>,
+    bodies: OpenBodies,
     metrics: Arc<DiskMetrics>,
 }
 
@@ -157,6 +159,7 @@ impl Disk {
             doomed: Mutex::default(),
             waiting: AtomicU64::new(0),
             log: Mutex::default(),
+            bodies: OpenBodies::default(),
             metrics,
         });
         let jobs = keeper::start(shared.clone(), rules)?;
@@ -340,7 +343,7 @@ impl Shared {
     fn read(&self, name: Name, rule: &Rule, here: u64) -> Option<(Record, Body)> {
         let tag = self.index.tag(&name).unwrap_or_else(|| tag(&rule.config.name));
         let path = self.path(&name, tag);
-        match read_file(&path, here) {
+        match read_file(&path, here, &self.bodies) {
             Ok(Some((mut record, body, boot))) => {
                 if let Record::Entry(head, _) = &mut record {
                     head.asked_after = self.asked_after(boot, head.asked_after);
@@ -374,9 +377,10 @@ fn variant(names: &[HeaderName], request: &HeaderMap) -> Vec<u8> {
 }
 
 /// The record, its body and who wrote it; none where the file is not whole.
-fn read_file(path: &Path, here: u64) -> io::Result<Option<(Record, Body, u64)>> {
+fn read_file(path: &Path, here: u64, bodies: &OpenBodies) -> io::Result<Option<(Record, Body, u64)>> {
     let mut file = fs::File::open(path)?;
-    let length = file.metadata()?.len();
+    let metadata = file.metadata()?;
+    let length = metadata.len();
     let mut fixed_bytes = [0; FIXED];
     if length < FIXED as u64 {
         return Ok(None);
@@ -394,7 +398,7 @@ fn read_file(path: &Path, here: u64) -> io::Result<Option<(Record, Body, u64)>> 
         if body.read_from(0).is_err() {
             return Ok(None);
         }
-        return Ok(Some((record, Body::There(Arc::new(body)), fixed.boot)));
+        return Ok(Some((record, Body::There(bodies.share(metadata.ino(), body)), fixed.boot)));
     }
     let mut whole = vec![0; usize::try_from(fixed.body).unwrap_or(usize::MAX)];
     body.file().read_exact_at(&mut whole, body.at())?;

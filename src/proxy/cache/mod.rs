@@ -171,12 +171,12 @@ fn place<'a>(active: &'a Active, host: Option<&Host<'a>>) -> Place<'a> {
     let origin = origin(exchange);
     let of_scheme = if active.https { 443 } else { 80 };
     let port = origin.port.or_else(|| host.and_then(|host| host.port)).filter(|port| *port != of_scheme);
-    let usual = host.map(|host| match host.port.filter(|port| *port != of_scheme) {
-        Some(port) => format!("{}:{port}", host.name),
-        None => host.name.to_string(),
-    });
     let said = exchange.host.as_ref().map(HeaderValue::as_bytes);
-    let is_usual = said == usual.as_deref().map(str::as_bytes);
+    let is_usual = match (host, said) {
+        (Some(host), Some(said)) => host.is_as_usual(said, active.https),
+        (None, None) => true,
+        _ => false,
+    };
     let is_forwarded = origin.forwarded_host.is_none_or(|forwarded| Some(forwarded) == said);
     let port_agrees = host.and_then(|host| host.port).is_none_or(|said| origin.port.is_none_or(|port| port == said));
     Place { host: host.cloned(), port, is_plain: is_usual && is_forwarded && port_agrees }

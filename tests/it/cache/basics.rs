@@ -1,6 +1,45 @@
 //! The plain way: asked once, given again; and what rules, keys and sizes have to do with it.
 
 use super::{Said, app, builder_with, is_kept, site, status_of};
+use crate::harness::Gateway;
+use crate::harness::http2::Http2;
+use crate::harness::tls::{Authority, TlsClient};
+
+/// What is kept is the same over every version of HTTP, and counts against limits as everything does.
+#[test]
+fn over_http2_and_within_limits() {
+    let origin = app(|_, count| Said::ok("ETag: \"1\"", format!("{count}{}", "x".repeat(100_000))));
+    let gateway = Gateway::with(
+        r#"
+        [server]
+        listen_tls = ["127.0.0.1:0"]
+        [[tls.certificates]]
+        cert = "{dir}/gateway.pem"
+        key = "{dir}/gateway.key"
+        [upstreams.app]
+        endpoints = ["{origin}"]
+        [[routes]]
+        upstream = "app"
+        rate_limit = { rate = "5/h" }
+        [[cache.rules]]
+        ttl = "1h"
+        "#,
+    );
+    let issued = Authority::shared().issue(&["localhost"]);
+    let gateway = gateway.set("origin", origin.address()).certificate("gateway", &issued).start();
+    let tls = TlsClient::new(Authority::shared(), "localhost");
+    let first = gateway.connect_tls(&tls).request("GET", "/", &[], "").expect(200);
+    let client = Http2::connect(gateway.tls_addr());
+    let again = client.get("/").expect(200);
+    assert_eq!(*again.body, *first.body);
+    assert!(again.field("cache-status").unwrap().starts_with("propylon; hit"));
+    assert!(client.request("HEAD", "/", &[], "").expect(200).body.is_empty());
+    let part = client.request("GET", "/", &[("range", "bytes=0-1")], "").expect(206);
+    assert_eq!(part.text(), "0x");
+    client.request("GET", "/", &[("if-none-match", "\"1\"")], "").expect(304);
+    client.get("/").expect(429);
+    assert_eq!(origin.requests().len(), 1);
+}
 
 #[test]
 fn an_answer_is_asked_for_once_and_given_again() {

@@ -222,7 +222,10 @@ fn what_a_post_has_ended_does_not_come_back() {
 fn bodies_too_large_for_memory_are_on_disk_alone() {
     let body: Vec<u8> = (0..250_000_u32).flat_map(u32::to_le_bytes).collect();
     let expected = body.clone();
-    let mut place = Place::new(app(move |_, count| Said::ok(&format!("ETag: \"{count}\""), &body)));
+    let mut place = Place::new(app(move |request, _| match request.field("if-none-match") {
+        Some(_) => Said::status(304, "ETag: \"1\"\nX-New: yes", ""),
+        None => Said::ok("ETag: \"1\"", &body),
+    }));
     place.sizes = "memory = \"1MiB\"\nmax_body = \"2MiB\"";
     let gateway = place.builder("ttl = \"1h\"").allow_error("a block is not what was written").start();
     loaded(&gateway);
@@ -246,6 +249,15 @@ fn bodies_too_large_for_memory_are_on_disk_alone() {
     );
     assert_eq!(place.origin.requests().len(), 1);
 
+    // The app has nothing new: what is said of it now is written with the body that is there, which was never in memory.
+    let reload = [("Cache-Control", "max-age=0")];
+    let confirmed = gateway.connect().request("GET", "/large", &reload, "").expect(200);
+    assert!(confirmed.body == expected && confirmed.field("x-new") == Some("yes"), "{}", status_of(&confirmed));
+    wait_for_written(&gateway, 2.0);
+    let kept = gateway.get("/large").expect(200);
+    assert!(kept.body == expected && kept.field("x-new") == Some("yes"), "{}", status_of(&kept));
+    assert_eq!(place.origin.requests().len(), 2);
+
     // A block that is torn shows when it is read: the answer is cut there, and nothing wrong is given.
     let file = &place.files()[0];
     let mut bytes = fs::read(file).unwrap();
@@ -256,7 +268,7 @@ fn bodies_too_large_for_memory_are_on_disk_alone() {
     let cut = client.try_response().unwrap_err().truncated();
     assert!(cut.body.len() < expected.len() && expected.starts_with(&cut.body), "{}", cut.body.len());
     assert_eq!(gateway.get("/large").expect(200).body, expected);
-    assert_eq!(place.origin.requests().len(), 2, "what was torn is gone");
+    assert_eq!(place.origin.requests().len(), 3, "what was torn is gone");
 }
 
 #[test]

@@ -88,6 +88,35 @@ fn why_not() {
 }
 
 #[test]
+fn who_is_not_everybody_goes_past() {
+    for (url, more, key, why) in [
+        ("https://EXAMPLE.com/api/x", None, "https://example.com/api/x", "its host is not written in the usual way"),
+        (
+            "https://example.com:443/api/x",
+            None,
+            "https://example.com/api/x",
+            "its host is not written in the usual way",
+        ),
+        (
+            "https://example.com/api/x",
+            Some("--client-certificate"),
+            "https://example.com/api/x",
+            "its client has shown who it is",
+        ),
+    ] {
+        let arguments: Vec<&str> = [url].into_iter().chain(more).collect();
+        let lines = format!(
+            "request     GET {url}
+            route       api, to upstream app
+            rule        /api/*
+            key         {key}
+            cache       past it: {why}"
+        );
+        explained(&arguments, &lines);
+    }
+}
+
+#[test]
 fn where_there_is_nothing_to_keep() {
     explained(
         &["https://example.com/fixed"],

@@ -195,3 +195,41 @@ fn stale_answers_are_not_given_for_nothing() {
         assert_eq!(site.get(&[]).text(), "1", "{strict}");
     }
 }
+
+/// A HEAD is answered at once too, and what it brings about is a GET: it would leave nothing to keep.
+#[test]
+fn a_head_is_given_what_is_stale_and_a_whole_answer_is_fetched() {
+    let site = site(r#"stale_while_revalidate = "1m""#, |_, count| {
+        let age = if count == 0 { 0 } else { 60 };
+        Said::ok(&format!("ETag: \"{count}\"\nCache-Control: max-age={age}"), count.to_string())
+    });
+    site.get(&[]);
+    let head = site.request("HEAD", "/", &[]).expect(200);
+    assert_eq!((head.field("etag"), head.body.len()), (Some("\"0\""), 0));
+    eventually("the new answer is there", || (site.get(&[]).text() == "1").then_some(()));
+    let methods: Vec<String> = site.origin.requests().into_iter().map(|request| request.method).collect();
+    assert_eq!(methods, ["GET", "GET"]);
+}
+
+/// Sections 4.2.3 and 4.3.4: the age of a 304 is that of what it confirms, and what it says of its lifetime counts once.
+#[test]
+fn the_age_and_the_lifetime_of_a_304() {
+    let site = site("", |request, count| match request.field("if-none-match") {
+        Some(_) => Said::status(304, "ETag: \"1\"\nAge: 50\nCache-Control: max-age=60", ""),
+        None => Said::ok("ETag: \"1\"\nCache-Control: max-age=0", count.to_string()),
+    });
+    site.get(&[]);
+    site.get(&[]).expect(200);
+    let hit = site.get(&[]).expect(200);
+    let age: u64 = hit.field("age").unwrap().parse().unwrap();
+    assert!((50..60).contains(&age) && site.asked() == 2, "{hit}");
+
+    let site = super::site("", |request, count| match request.field("if-none-match") {
+        Some(_) => Said::status(304, "ETag: \"1\"\nX-Accel-Expires: 60", ""),
+        None => Said::ok("ETag: \"1\"\nCache-Control: max-age=0", count.to_string()),
+    });
+    site.get(&[]);
+    site.get(&[]).expect(200);
+    let hit = site.get(&[]).expect(200);
+    assert!(status_of(&hit).contains("; hit; ttl=") && hit.field("x-accel-expires").is_none(), "{hit}");
+}
