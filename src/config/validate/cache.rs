@@ -1,6 +1,5 @@
 //! `[cache]`.
 
-use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -9,8 +8,8 @@ use super::super::model::{Cache, CacheDisk, CacheRule, PathPattern};
 use super::super::place::{At, Place};
 use super::super::raw;
 use super::super::schema::refuse_repeats;
-use super::super::walk::quoted;
 use super::given;
+use super::names::{self, Names, host_and_path};
 
 /// Least memory that is worth a cache, in bytes.
 const LEAST: u64 = 1 << 20;
@@ -65,11 +64,7 @@ fn build_disk(raw: raw::CacheDisk, report: &mut Report) -> CacheDisk {
 
 fn build_rule(rule: At<raw::CacheRule>, report: &mut Report) -> CacheRule {
     let raw = rule.value;
-    if let Some(name) = &raw.name
-        && (name.value.is_empty() || name.value.len() > 200 || name.value.chars().any(char::is_control))
-    {
-        report.problem(&name.place, format!("expected a name of 1 to 200 bytes; found {}", quoted(&name.value)));
-    }
+    names::check(raw.name.as_ref(), report);
     let overrides = raw.r#override.as_ref().is_some_and(|it| it.value);
     if let Some(at) = raw.r#override.as_ref().filter(|_| overrides && !raw.written.contains(&"ttl")) {
         report.problem(&at.place, "`override` puts `ttl` above what an answer says; expected `ttl` beside it");
@@ -103,23 +98,9 @@ fn build_rule(rule: At<raw::CacheRule>, report: &mut Report) -> CacheRule {
 
 /// Names the rules that have no name, and reports names given twice.
 fn name(rules: &mut [CacheRule], written: &[Option<Place>], report: &mut Report) {
-    let mut taken: HashMap<Arc<str>, String> = HashMap::new();
-    for (rule, place) in rules.iter().zip(written) {
-        let Some(place) = place else { continue };
-        match taken.get(&rule.name) {
-            Some(at) => report.problem(place, format!("{} is the name of {at} already", quoted(&rule.name))),
-            None => drop(taken.insert(rule.name.clone(), place.path.trim_end_matches(".name").to_owned())),
-        }
-    }
-    for (index, (rule, place)) in rules.iter_mut().zip(written).enumerate() {
-        if place.is_some() {
-            continue;
-        }
-        let mut name = rule.hosts.first().map_or_else(|| rule.path.to_string(), |host| format!("{host}{}", rule.path));
-        while taken.contains_key(name.as_str()) {
-            name = format!("{name} #{index}");
-        }
-        rule.name = Arc::from(name);
-        taken.insert(rule.name.clone(), format!("cache.rules[{index}]"));
+    let places = rules.iter().zip(written).filter_map(|(rule, place)| Some((&rule.name, place.as_ref()?)));
+    let mut names = Names::written(places, report);
+    for (index, (rule, _)) in rules.iter_mut().zip(written).enumerate().filter(|(_, (_, place))| place.is_none()) {
+        rule.name = names.make(host_and_path(&rule.hosts, &rule.path), "cache.rules", index);
     }
 }

@@ -10,6 +10,7 @@ mod error_pages;
 mod headers;
 mod limit;
 mod listeners;
+mod names;
 mod route;
 mod route_clashes;
 mod security;

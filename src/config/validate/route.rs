@@ -64,11 +64,7 @@ fn build(raw: raw::Route, place: &Place, upstreams: &[Built], common: &Common<'_
     check_forwarding_only(&raw, report);
     check_strip_prefix(&raw, report);
     let max_body = max_body(&raw, upstreams, common, report);
-    if let Some(name) = &raw.name
-        && (name.value.is_empty() || name.value.len() > 200 || name.value.chars().any(char::is_control))
-    {
-        report.problem(&name.place, format!("expected a name of 1 to 200 bytes; found {}", quoted(&name.value)));
-    }
+    super::names::check(raw.name.as_ref(), report);
     let (hosts, methods) = (given(raw.host), given(raw.methods));
     refuse_repeats(report, &hosts, Clone::clone);
     refuse_repeats(report, &methods, Clone::clone);

@@ -1,12 +1,12 @@
 //! Routes against each other: none may stand for the same requests as another, and each has a name of its own.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 
 use super::super::error::Report;
 use super::super::model::{HostPattern, Route};
 use super::super::place::Place;
 use super::super::walk::quoted;
+use super::names::{Names, host_and_path};
 
 /// Reports routes with the same path, a host in common and a method in common. A route without a place is left out: its
 /// path was refused.
@@ -58,33 +58,22 @@ fn methods(a: &Route, b: &Route) -> String {
 
 /// Names the routes that have no name, and reports names given twice. `written` is the place of each name in the file.
 pub(super) fn name(routes: &mut [Route], written: &[Option<Place>], report: &mut Report) {
-    let mut taken: HashMap<Arc<str>, String> = HashMap::new();
-    for (route, place) in routes.iter().zip(written) {
-        let Some(place) = place else { continue };
-        match taken.get(&route.name) {
-            Some(at) => report.problem(place, format!("{} is the name of {at} already", quoted(&route.name))),
-            None => drop(taken.insert(Arc::clone(&route.name), place.path.trim_end_matches(".name").to_owned())),
-        }
-    }
+    let places = routes.iter().zip(written).filter_map(|(route, place)| Some((&route.name, place.as_ref()?)));
+    let mut names = Names::written(places, report);
     let mut shared: HashMap<String, usize> = HashMap::new();
     for (route, _) in unnamed(routes, written) {
-        *shared.entry(host_and_path(route)).or_default() += 1;
+        *shared.entry(host_and_path(&route.hosts, &route.path)).or_default() += 1;
     }
     for (index, (route, place)) in routes.iter_mut().zip(written).enumerate() {
         if place.is_some() {
             continue;
         }
-        let mut name = host_and_path(route);
+        let mut name = host_and_path(&route.hosts, &route.path);
         if shared.get(&name).is_some_and(|count| *count > 1) && !route.methods.is_empty() {
             let methods: Vec<&str> = route.methods.iter().map(http::Method::as_str).collect();
             name = format!("{} {name}", methods.join(","));
         }
-        // Only where the operator gave another route the very name this one would have had.
-        while taken.contains_key(name.as_str()) {
-            name = format!("{name} #{index}");
-        }
-        route.name = Arc::from(name);
-        taken.insert(Arc::clone(&route.name), format!("routes[{index}]"));
+        route.name = names.make(name, "routes", index);
     }
 }
 
@@ -93,9 +82,4 @@ fn unnamed<'a>(
     written: &'a [Option<Place>],
 ) -> impl Iterator<Item = (&'a Route, &'a Option<Place>)> {
     routes.iter().zip(written).filter(|(_, place)| place.is_none())
-}
-
-/// `example.com/api/*`, with the first host where there are several.
-fn host_and_path(route: &Route) -> String {
-    route.hosts.first().map_or_else(|| route.path.to_string(), |host| format!("{host}{}", route.path))
 }
