@@ -193,6 +193,15 @@ say "8 requests to a route that lets each client ask 5 times an hour: the status
 for _ in {1..7}; do curl -s -o /dev/null -w '%{http_code}\n' "$gateway/limited/"; done | sort | uniq -c
 curl -sS -D - -o /dev/null "$gateway/limited/" | grep -iE '^(HTTP|retry-after|ratelimit)' | tr -d '\r'
 
+say "30 clients ask at once for a report that takes Flask a second: how many got which answer, and in what time"
+start=${EPOCHREALTIME/[.,]/}
+for client in {1..30}; do curl -sS "$gateway/flask/slow?seconds=1" >"$RUN_DIR/report.$client" & reports[client]=$!; done
+wait "${reports[@]}"
+sort "$RUN_DIR"/report.* | uniq -c
+printf '%5d ms\n' $(((${EPOCHREALTIME/[.,]/} - start) / 1000))
+curl -sS -D - -o /dev/null "$gateway/flask/slow?seconds=1" | grep -iE '^(HTTP|age|cache-status)' | tr -d '\r'
+show "$PROPYLON_BIN" purge --config "$config" --prefix "$gateway/flask/"
+
 say "a reload: the front page changes, no connection is lost"
 sed -i 's/GREETING:-three apps/GREETING:-reloaded: three apps/' "$config"
 show "$PROPYLON_BIN" reload --config "$config"

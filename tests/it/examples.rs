@@ -128,6 +128,10 @@ fn the_demo_runs_to_its_end_and_shows_what_it_says() {
     assert_eq!(counts("one of them is killed"), [(30, "200".to_owned())]);
     assert!(section("20 clients upload").contains("\nhello from Flask"), "{shown}");
     assert_eq!(counts("8 requests to a route that lets"), [(5, "200".to_owned()), (2, "429".to_owned())]);
+    let reports = counts("30 clients ask at once");
+    assert!(reports[0].0 == 30 && reports[0].1.starts_with("slept 1.0 s in process"), "one process, once: {reports:?}");
+    assert!(section("30 clients ask at once").contains("cache-status: propylon; hit"), "{shown}");
+    assert!(section("30 clients ask at once").contains("purged 1 prefix: 1 answer"), "{shown}");
     let limited = section("8 requests to a route that lets").to_ascii_lowercase();
     for line in
         ["http/1.1 429", "retry-after: ", "ratelimit: \"limited\";r=0;t=", "ratelimit-policy: \"limited\";q=5;w=3600"]
