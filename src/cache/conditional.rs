@@ -2,7 +2,8 @@
 //! app under (section 4.3.1).
 
 use http::header::{
-    DATE, ETAG, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, LAST_MODIFIED, RANGE,
+    CONTENT_LENGTH, DATE, ETAG, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE,
+    LAST_MODIFIED, RANGE,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
@@ -92,6 +93,19 @@ pub fn is_of(says: &HeaderMap, kept: &HeaderMap) -> bool {
             _ => true,
         },
     }
+}
+
+/// What a 200 to a HEAD says of the answer to GET that is kept (RFC 9111 section 4.3.5): that it still is, or that it is not; nothing
+/// where it has no validator.
+#[must_use]
+pub fn confirms(says: &HeaderMap, kept: &HeaderMap) -> Option<bool> {
+    let length_agrees = says.get(CONTENT_LENGTH).is_none_or(|said| kept.get(CONTENT_LENGTH) == Some(said));
+    if !length_agrees || !is_of(says, kept) {
+        return Some(false);
+    }
+    let has_validator =
+        says.contains_key(ETAG) || (says.contains_key(LAST_MODIFIED) && kept.contains_key(LAST_MODIFIED));
+    has_validator.then_some(true)
 }
 
 /// The head of a 304 out of that of the answer.

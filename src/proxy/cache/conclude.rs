@@ -69,8 +69,8 @@ pub async fn conclude(session: &mut Session, active: &mut Active) {
     }
 }
 
-/// Takes over what a 304 says (RFC 9111 section 4.3.4): what was kept, as the app has confirmed it.
-fn update(visit: &mut Visit, shared: &Arc<Shared>, kept: &Arc<Entry>, said: &HeaderMap) -> Arc<Entry> {
+/// Takes over what a 304, or the answer to a HEAD, says (RFC 9111 section 4.3.4): what was kept, as the app has confirmed it.
+pub(super) fn update(visit: &mut Visit, shared: &Arc<Shared>, kept: &Arc<Entry>, said: &HeaderMap) -> Arc<Entry> {
     let Some(fetch) = visit.fetch.as_deref_mut() else { return kept.clone() };
     let fetched = freshness::Fetched { asked: fetch.asked_at, came: now() };
     let headers = updated_fields(&kept.headers, &kept_fields(said, fetched.came));

@@ -7,8 +7,9 @@ use bytes::Bytes;
 use http::{Method, StatusCode, header};
 use pingora_http::ResponseHeader;
 
-use super::Way;
 use super::claim::Claim;
+use super::conclude::update;
+use super::{Visit, Way};
 use crate::cache::entry::{Body, Head, kept_fields};
 use crate::cache::policy::{self, Answer};
 use crate::cache::rule::{Rule, Target};
@@ -52,7 +53,7 @@ pub fn judge(response: &mut ResponseHeader, active: &mut Active, is_stream: bool
     }
     // There is no body to keep.
     if exchange.method != Method::GET {
-        return;
+        return freshen(response, visit, &exchange);
     }
     let fetched = freshness::Fetched { asked: fetch.asked_at, came: now() };
     let (status, authorized) = (response.status, fetch.asks.authorized);
@@ -91,6 +92,21 @@ pub fn judge(response: &mut ResponseHeader, active: &mut Active, is_stream: bool
     }
     if tap.passed() == Passed::NotModified {
         keep_not_modified(response);
+    }
+}
+
+/// A HEAD says something of what GET has left (RFC 9111 section 4.3.5).
+fn freshen(response: &ResponseHeader, visit: &mut Visit, exchange: &Exchange) {
+    let shared = &exchange.snapshot.shared;
+    let Some(kept) =
+        visit.entry.clone().filter(|kept| response.status == StatusCode::OK && kept.status == response.status)
+    else {
+        return;
+    };
+    match conditional::confirms(&response.headers, &kept.headers) {
+        Some(true) => drop(update(visit, shared, &kept, &response.headers)),
+        Some(false) => shared.cache.invalidate(&visit.rule, &visit.primary),
+        None => {}
     }
 }
 

@@ -233,3 +233,34 @@ fn the_age_and_the_lifetime_of_a_304() {
     let hit = site.get(&[]).expect(200);
     assert!(status_of(&hit).contains("; hit; ttl=") && hit.field("x-accel-expires").is_none(), "{hit}");
 }
+
+/// Section 4.3.5: a HEAD that was passed on freshens what GET has left, or ends it.
+#[test]
+fn s4_3_5_a_head_freshens_what_is_kept() {
+    for (of_head, expected, asked) in [
+        ("ETag: \"1\"\nX-New: yes\nCache-Control: max-age=60", ("0", Some("yes")), 2),
+        ("ETag: \"2\"\nCache-Control: max-age=60", ("2", None), 3),
+        // Nothing that could be compared; it is asked about as before.
+        ("X-New: yes\nCache-Control: max-age=60", ("0", Some("later")), 3),
+    ] {
+        let of_head = of_head.to_owned();
+        let site = site("", move |request, count| match (&*request.method, request.field("if-none-match")) {
+            ("HEAD", _) => Said::ok(&of_head, "0"),
+            (_, Some(_)) => Said::status(304, "ETag: \"1\"\nX-New: later", ""),
+            _ => Said::ok("ETag: \"1\"\nCache-Control: max-age=0", count.to_string()),
+        });
+        site.get(&[]);
+        site.request("HEAD", "/", &[]).expect(200);
+        let answer = site.get(&[]).expect(200);
+        assert_eq!(((answer.text(), answer.field("x-new")), site.asked()), (expected, asked));
+    }
+    // A length that is another is another answer.
+    let site = site("", |request, count| match &*request.method {
+        "HEAD" => Said::ok("ETag: \"1\"\nCache-Control: max-age=60", "longer"),
+        _ => Said::ok("ETag: \"1\"\nCache-Control: max-age=0", count.to_string()),
+    });
+    site.get(&[]);
+    site.request("HEAD", "/", &[]).expect(200);
+    assert_eq!(site.get(&[]).text(), "2");
+    assert!(site.origin.requests()[2].field("if-none-match").is_none());
+}
