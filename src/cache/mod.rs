@@ -40,6 +40,7 @@ use std::time::{Duration, SystemTime};
 use arc_swap::ArcSwapOption;
 use aws_lc_rs::digest::{SHA256, digest};
 use http::HeaderMap;
+use parking_lot::Mutex;
 
 use crate::config::model;
 use crate::observe::metrics::{CacheTier, DiskMetrics, Metrics, NotStored, SharedMetrics};
@@ -51,11 +52,11 @@ use freshness::{Millis, millis};
 use memory::{Key, Look, Memory};
 use purge::{Found, How, Purges, What};
 use rule::{Rule, Rules};
-use shared::{Question, Tier, Version};
+use shared::{Followed, Outbox, Question, Says, Tier, Version};
 use tap::Budget;
 
 /// How long it is remembered that answers under a key are not to be kept, so that those who want them do not wait for each other.
-pub const PASS: Duration = Duration::from_secs(10);
+const PASS: Duration = Duration::from_secs(10);
 /// Of the memory, bodies that are being copied may have so much beside it.
 const COPIES: u64 = 8;
 /// And never less, in bytes.
@@ -71,6 +72,9 @@ pub struct Cache {
     purges: Arc<Purges>,
     disk: ArcSwapOption<Disk>,
     shared: ArcSwapOption<Tier>,
+    /// What other gateways are still to be told, whichever way.
+    outbox: Arc<Outbox>,
+    followed: Mutex<Option<Followed>>,
     pub budget: Arc<Budget>,
     /// Bytes of a body that memory can keep.
     here: AtomicU64,
@@ -86,6 +90,8 @@ impl Default for Cache {
             purges: Arc::default(),
             disk: ArcSwapOption::empty(),
             shared: ArcSwapOption::empty(),
+            outbox: Arc::default(),
+            followed: Mutex::default(),
             budget: Arc::default(),
             here: AtomicU64::new(0),
             under_way: (0..UNDER_WAY).map(|_| AtomicU32::new(0)).collect(),
@@ -161,7 +167,12 @@ impl Cache {
             Some(redis) => {
                 let shown: Arc<SharedMetrics> = Arc::default();
                 metrics.show_shared(Some(shown.clone()));
-                self.shared.store(Some(Arc::new(Tier::start(redis.clone(), Arc::downgrade(self), shown))));
+                self.shared.store(Some(Arc::new(Tier::start(
+                    redis.clone(),
+                    Arc::downgrade(self),
+                    self.outbox.clone(),
+                    shown,
+                ))));
             }
             None => {
                 metrics.show_shared(None);
@@ -222,21 +233,15 @@ impl Cache {
         let Some(tier) = self.shared.load_full() else { return shared::Look::Nothing };
         // A purge on the way has to find what is about to come here.
         let under_way = self.begin_fetch(question.primary);
-        match tier.look(question, than).await {
-            shared::Look::Entry(entry, version) => {
-                entry.checked.store(under_way.after, Relaxed);
-                match self.purges.find(&entry) {
-                    Found::Kept => {}
-                    Found::Stale(from) => entry.make_stale(from),
-                    Found::Gone => return shared::Look::Nothing,
-                }
-                shared::Look::Entry(self.keep_here(rule, entry, question.request), version)
+        tier.look(question, than).await.and_then(|entry, version| {
+            entry.checked.store(under_way.after, Relaxed);
+            match self.purges.find(&entry) {
+                Found::Kept => {}
+                Found::Stale(from) => entry.make_stale(from),
+                Found::Gone => return shared::Look::Nothing,
             }
-            shared::Look::Lease(lease) => shared::Look::Lease(lease),
-            shared::Look::Wait => shared::Look::Wait,
-            shared::Look::Pass => shared::Look::Pass,
-            shared::Look::Nothing => shared::Look::Nothing,
-        }
+            shared::Look::Entry(self.keep_here(rule, entry, question.request), version)
+        })
     }
 
     /// Takes into memory what was in another tier, if it has room for it.
@@ -303,11 +308,8 @@ impl Cache {
     pub fn invalidate(&self, rule: &Rule, primary: &[u8]) {
         let disk = self.disk.load();
         if let Some(tier) = &*self.shared.load() {
-            let is_known = self.is_fetched(primary)
-                || disk.as_ref().is_some_and(|disk| disk.knows(primary))
-                || self.memory.get().is_some_and(|memory| memory.has(primary));
             // Before it is gone here: what is in Redis is not looked for from now on.
-            tier.tell_of(primary, is_known);
+            let _ = tier.tell(&[What::Key(primary.into())], How::Hard);
         }
         if self.drop_key(primary, disk.as_deref().map(|disk| (disk, &*rule.config.name))) {
             self.purges.add(What::Key(primary.into()), How::Hard);
@@ -358,34 +360,49 @@ impl Cache {
         (met.get(), told)
     }
 
-    /// The number of the last purge of other gateways that this directory knows of.
-    async fn followed_to(&self) -> Option<u64> {
+    /// How far the purges of other gateways are done here: in this process, or by those before it that had this directory.
+    async fn followed(&self) -> Option<Followed> {
+        if let Some(followed) = *self.followed.lock() {
+            return Some(followed);
+        }
         let disk = self.disk.load_full()?;
-        tokio::task::spawn_blocking(move || disk.followed_to()).await.ok().flatten()
+        tokio::task::spawn_blocking(move || disk.followed()).await.ok().flatten()
     }
 
-    /// Purges what others have purged, up to the number `to`; everything where some of it was `missed`.
-    async fn purge_from_afar(self: Arc<Self>, mut purged: Vec<(What, How)>, missed: bool, to: u64) {
-        if missed {
-            purged = vec![(What::Prefix(Box::default()), How::Hard)];
+    async fn note_followed(&self, followed: Followed) {
+        *self.followed.lock() = Some(followed);
+        if let Some(disk) = self.disk.load_full() {
+            let _ = tokio::task::spawn_blocking(move || disk.set_followed(followed)).await;
         }
+    }
+
+    /// Purges what others have purged.
+    async fn purge_from_afar(self: Arc<Self>, purged: Vec<Says>) {
         let purge = move || {
             let disk = self.disk.load_full();
             let mut remembered = Vec::new();
-            for (what, how) in purged {
-                let is_needed = match what.key().filter(|_| how == How::Hard) {
-                    Some(key) => self.drop_key(key, disk.as_deref().map(|disk| (disk, ""))),
-                    None => true,
-                };
-                remembered.extend(is_needed.then_some((what, how)));
-            }
-            for (what, how) in &remembered {
-                self.purges.add(what.clone(), *how);
+            for says in purged {
+                match says {
+                    Says::Purged(What::Key(key), How::Hard) => {
+                        if self.drop_key(&key, disk.as_deref().map(|disk| (disk, ""))) {
+                            self.purges.add(What::Key(key.clone()), How::Hard);
+                            // What the index does not know yet cannot be taken away yet.
+                            remembered.extend(disk.as_ref().filter(|disk| !disk.is_loaded()).map(|_| What::Key(key)));
+                        }
+                    }
+                    Says::Purged(what, how) => {
+                        self.purges.add(what.clone(), how);
+                        remembered.push(what);
+                    }
+                    Says::Hash(hash) => {
+                        disk.as_ref().map(|disk| disk.forget_hash(hash));
+                        self.purges.add_hash(hash, How::Hard);
+                    }
+                    Says::After(_) | Says::Since(_) => {}
+                }
             }
             if let Some(disk) = disk {
-                let remembered: Vec<What> = remembered.into_iter().map(|(what, _)| what).collect();
                 disk.remember(&remembered);
-                disk.set_followed_to(to);
             }
         };
         if tokio::task::spawn_blocking(purge).await.is_err() {

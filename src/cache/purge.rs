@@ -61,7 +61,7 @@ pub enum Found {
 }
 
 /// What keys and tags are remembered by, so that long ones cost no more.
-type Hash = [u8; 16];
+pub type Hash = [u8; 16];
 
 /// All purges.
 #[derive(Debug, Default)]
@@ -111,6 +111,16 @@ impl Purges {
         self.latest.store(number, Relaxed);
     }
 
+    /// The same of a key of which only the hash is known.
+    pub fn add_hash(&self, key: Hash, how: How) {
+        let mut marks = self.marks.write();
+        let number = self.latest.load(Relaxed) + 1;
+        let mark = marks.young.keys.entry(key).or_default();
+        mark.add(number, how);
+        marks.turn(number);
+        self.latest.store(number, Relaxed);
+    }
+
     /// The same with a number that somebody else has given; they grow.
     pub fn add_numbered(&self, number: u64, what: What, how: How) {
         let mut marks = self.marks.write();
@@ -153,6 +163,15 @@ impl Purges {
     }
 }
 
+impl Mark {
+    fn add(&mut self, number: u64, how: How) {
+        match how {
+            How::Hard => self.hard = self.hard.max(number),
+            How::Soft(at) => (self.soft, self.soft_at) = (self.soft.max(number), at),
+        }
+    }
+}
+
 impl Marks {
     fn add(&mut self, number: u64, what: What, how: How) {
         let young = &mut self.young;
@@ -171,10 +190,13 @@ impl Marks {
                 }
             }
         };
-        match how {
-            How::Hard => mark.hard = mark.hard.max(number),
-            How::Soft(at) => (mark.soft, mark.soft_at) = (mark.soft.max(number), at),
-        }
+        mark.add(number, how);
+        self.turn(number);
+    }
+
+    /// Forgets the older generation when the younger is full.
+    fn turn(&mut self, number: u64) {
+        let young = &mut self.young;
         young.last = number;
         if young.keys.len() + young.tags.len() >= GENERATION || young.prefixes.len() >= PREFIXES {
             let full = std::mem::take(young);

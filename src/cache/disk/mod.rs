@@ -36,13 +36,14 @@ use super::entry::{Body, Entry};
 use super::freshness::Millis;
 use super::purge::Purges;
 use super::rule::Rule;
+use super::shared::Followed;
 use super::{half_sha256, vary};
 use crate::config::model;
 use crate::observe::metrics::{DiskMetrics, DiskWrite};
 
 /// Below the directory that the configuration names: nothing outside of it is touched.
 const FOLDER: &str = "propylon-cache-1";
-/// Holds the number of the last purge of other gateways that is done here.
+/// Says how far the purges of other gateways are done here.
 const FOLLOWED: &str = "followed";
 /// Answers that are over sooner are not worth a file.
 const SHORT: Millis = 10_000;
@@ -231,26 +232,43 @@ impl Disk {
         self.shared.may_have(&name) || self.shared.queued.lock().contains_key(&name)
     }
 
+    /// The same of a key of which only the hash is known: what is there goes.
+    #[must_use]
+    pub fn forget_hash(&self, hash: [u8; 16]) -> bool {
+        let name = Name(hash);
+        let is_known = self.shared.may_have(&name) || self.shared.queued.lock().contains_key(&name);
+        if is_known {
+            self.shared.doom(name, 0);
+            let _ = self.jobs.try_send(Job::Wake);
+        }
+        is_known
+    }
+
+    /// Whether all that is there is known.
+    #[must_use]
+    pub fn is_loaded(&self) -> bool {
+        self.shared.loaded.load(Relaxed)
+    }
+
     /// Drops what is under this key.
     pub fn remove(&self, rule: &str, primary: &[u8]) {
         self.shared.doom(Name::of(primary), tag(rule));
         let _ = self.jobs.try_send(Job::Wake);
     }
 
-    /// The number of the last purge of other gateways that is done here. Blocks.
+    /// How far the purges of other gateways are done here. Blocks.
     #[must_use]
-    pub fn followed_to(&self) -> Option<u64> {
-        let text = fs::read_to_string(self.shared.folder.join(FOLLOWED)).ok()?;
-        text.trim_end().parse().ok()
+    pub fn followed(&self) -> Option<Followed> {
+        Followed::parse(&fs::read_to_string(self.shared.folder.join(FOLLOWED)).ok()?)
     }
 
     /// Remembers it over a restart. Blocks.
-    pub fn set_followed_to(&self, number: u64) {
+    pub fn set_followed(&self, followed: Followed) {
         if !self.shared.ours.load(Relaxed) {
             return;
         }
         let aside = self.shared.folder.join("followed.new");
-        let written = fs::write(&aside, format!("{number}\n"));
+        let written = fs::write(&aside, format!("{followed}\n"));
         if let Err(error) = written.and_then(|()| fs::rename(&aside, self.shared.folder.join(FOLLOWED))) {
             tracing::warn!(%error, "it is not remembered which purges of other gateways are done");
         }

@@ -27,6 +27,14 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local holder, till = string.match(redis.call('HGET', KEYS[2], ARGV[2]) or '', '^(%S+) (%d+)$')
 if holder and tonumber(till) > now then
+  -- Asked before, and the answer was lost.
+  if holder == ARGV[4] then
+    return {'lease'}
+  end
+  -- What was fetched of late was no answer for others, but may be one soon: each fetches for itself.
+  if holder == 'alone' then
+    return {'nothing'}
+  end
   return {holder == 'pass' and 'pass' or 'wait'}
 end
 -- Fields of a request may name as many variants as a client likes.

@@ -9,13 +9,14 @@
 //! `redis.timeout`, nor for another gateway longer than the rule's `collapse_timeout`. It has a connection of its own, so that bodies
 //! do not hold up what limits ask.
 
+mod lines;
 mod log;
 mod outbox;
 mod packed;
 
 use std::fmt::Write as _;
 use std::sync::{Arc, LazyLock, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::{HeaderMap, HeaderName};
 use redis::{Cmd, Value};
@@ -29,9 +30,10 @@ use super::freshness::Millis;
 use super::purge::{Found, How, What};
 use super::{half_sha256, vary};
 use crate::observe::metrics::{SharedLook, SharedMetrics, SharedWrite};
-use crate::redis::{Redis, Script};
+use crate::redis::{Redis, Script, Unanswered};
+pub use lines::{Followed, Says};
 use log::Log;
-use outbox::Purge;
+pub use outbox::Outbox;
 
 static LOOK: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("look.lua")));
 static KEEP: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("keep.lua")));
@@ -39,8 +41,11 @@ static RELEASE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("re
 
 /// Questions that may be under way at once: each may bring [`packed::MOST`].
 const LOOKS: usize = 64;
-/// The same for what is kept or given back.
+/// The same for what is kept, and for leases that are given back.
 const WRITES: usize = 64;
+const RELEASES: usize = 256;
+/// How long gateways fetch for themselves what was no answer for others.
+const ALONE: Duration = Duration::from_millis(250);
 /// What is only good for asking the app whether it is still true is kept so long, in milliseconds.
 const VALIDATORS: Millis = 600_000;
 /// Longer is not kept: what is wanted is kept anew by then.
@@ -61,6 +66,7 @@ struct Core {
     log: Arc<Log>,
     looks: Semaphore,
     writes: Arc<Semaphore>,
+    releases: Arc<Semaphore>,
     metrics: Arc<SharedMetrics>,
 }
 
@@ -131,6 +137,19 @@ pub enum Look<E = Entry> {
     Nothing,
 }
 
+impl<E> Look<E> {
+    /// Makes another of an answer, if it is one.
+    pub fn and_then<F>(self, make: impl FnOnce(E, Version) -> Look<F>) -> Look<F> {
+        match self {
+            Self::Entry(entry, version) => make(entry, version),
+            Self::Lease(lease) => Look::Lease(lease),
+            Self::Wait => Look::Wait,
+            Self::Pass => Look::Pass,
+            Self::Nothing => Look::Nothing,
+        }
+    }
+}
+
 /// What Redis has said.
 #[derive(Debug)]
 enum Said {
@@ -144,11 +163,12 @@ enum Said {
 
 impl Tier {
     /// Begins to follow what is purged elsewhere.
-    pub fn start(redis: Arc<Redis>, cache: Weak<Cache>, metrics: Arc<SharedMetrics>) -> Self {
-        let log = Arc::new(Log::new(redis.clone(), metrics.clone()));
+    pub fn start(redis: Arc<Redis>, cache: Weak<Cache>, outbox: Arc<Outbox>, metrics: Arc<SharedMetrics>) -> Self {
+        let log = Arc::new(Log::new(redis.clone(), outbox, metrics.clone()));
         let follower = tokio::spawn(log.clone().follow(cache)).abort_handle();
         let (looks, writes) = (Semaphore::new(LOOKS), Arc::new(Semaphore::new(WRITES)));
-        Self { core: Arc::new(Core { redis, log, looks, writes, metrics }), follower }
+        let releases = Arc::new(Semaphore::new(RELEASES));
+        Self { core: Arc::new(Core { redis, log, looks, writes, releases, metrics }), follower }
     }
 
     /// Whether it is in this Redis.
@@ -174,7 +194,7 @@ impl Tier {
         let keys = Keys::of(question.primary);
         let core = &self.core;
         // What follows a purge of this gateway's own waits until it is done there.
-        if !core.redis.is_up() || !core.log.knows(&keys, core.redis.config().timeout).await {
+        if !core.redis.is_up() || !core.log.knows(&keys, self.patience()).await {
             core.metrics.record_look(SharedLook::Down);
             return Look::Nothing;
         }
@@ -189,12 +209,13 @@ impl Tier {
     /// Tells other gateways what is purged here. What comes back is for [`Tier::told`].
     #[must_use]
     pub fn tell(&self, purged: &[What], how: How) -> u64 {
-        self.core.log.outbox.put(purged.iter().map(|what| Purge { what: what.clone(), how, certain: true }))
+        self.core.log.outbox.put(purged.iter().map(|what| (what.clone(), how)))
     }
 
-    /// The same of a key that a request has made invalid. If it was not `known` here, only if it is known there.
-    pub fn tell_of(&self, primary: &[u8], known: bool) {
-        self.core.log.outbox.put([Purge { what: What::Key(primary.into()), how: How::Hard, certain: known }]);
+    /// How long Redis may take.
+    #[must_use]
+    pub fn patience(&self) -> Duration {
+        self.core.redis.config().timeout
     }
 
     /// Waits until the others can know; whether that was in time.
@@ -205,24 +226,25 @@ impl Tier {
 
 impl Core {
     async fn look(self: &Arc<Self>, question: &Question<'_>, keys: &Keys, than: &Version) -> (Look, SharedLook) {
-        let after = self.log.latest();
+        let mut lease = question.leads.map(|_| Lease::new(self.clone(), keys.clone()));
         let mut than = &than.0;
         let unusable = "f".repeat(packed::VERSION);
-        let token = question.leads.map(|_| token()).unwrap_or_default();
         let mut names = Vec::new();
+        let begin = Instant::now();
         // What answers depend on is found out by the first question, and what is there may be of no use.
-        for _ in 0..4 {
+        for round in 0..4 {
+            if round > 0 && begin.elapsed() > self.redis.config().timeout {
+                break;
+            }
             let field = field(&names, question.request);
-            let wait = question.leads.unwrap_or_default().as_millis();
-            let joined = joined(&names);
-            let fill = |command: &mut Cmd| {
-                command.arg(2).arg(&keys.answers).arg(&keys.leases);
-                command.arg(&joined).arg(&field).arg(than).arg(&token).arg(u64::try_from(wait).unwrap_or(u64::MAX));
-            };
-            match self.redis.run(&LOOK, fill, said).await {
-                Ok(Said::Vary(vary)) if !question.always.iter().all(|name| vary.contains(name)) => {
-                    return (Look::Nothing, SharedLook::Nothing);
-                }
+            // From here on it may be ours, whether or not we get to hear of it.
+            let token = lease.as_mut().map(|lease| lease.ask_for(&field).to_owned()).unwrap_or_default();
+            let said = self.ask(question, keys, &names, &field, than, &token).await;
+            if let (Some(lease), Ok(said)) = (&mut lease, &said) {
+                lease.is_open = matches!(said, Said::Lease);
+            }
+            match said {
+                Ok(Said::Vary(vary)) if !question.always.iter().all(|name| vary.contains(name)) => break,
                 Ok(Said::Vary(vary)) => names = vary,
                 Ok(Said::Answer(value)) => match self.entry(question, &value) {
                     Ok((entry, version)) => return (Look::Entry(entry, version), SharedLook::Found),
@@ -231,20 +253,35 @@ impl Core {
                         than = &unusable;
                     }
                 },
-                Ok(Said::Lease) => {
-                    let lease = Lease { core: self.clone(), keys: keys.clone(), field, token, after, is_open: true };
-                    return (Look::Lease(lease), SharedLook::Lease);
-                }
+                Ok(Said::Lease) => return (lease.map_or(Look::Nothing, Look::Lease), SharedLook::Lease),
                 Ok(Said::Wait) => return (Look::Wait, SharedLook::Wait),
                 Ok(Said::Pass) => return (Look::Pass, SharedLook::Pass),
-                Ok(Said::Nothing) => return (Look::Nothing, SharedLook::Nothing),
+                Ok(Said::Nothing) => break,
                 Err(error) => {
-                    tracing::debug!(%error, "the cache in redis was not asked");
-                    return (Look::Nothing, SharedLook::Failed);
+                    tracing::debug!(%error, "the cache in redis did not answer");
+                    return (lease.map_or(Look::Nothing, Look::Lease), SharedLook::Failed);
                 }
             }
         }
         (Look::Nothing, SharedLook::Nothing)
+    }
+
+    async fn ask(
+        &self,
+        question: &Question<'_>,
+        keys: &Keys,
+        names: &[HeaderName],
+        field: &str,
+        than: &str,
+        token: &str,
+    ) -> Result<Said, Unanswered> {
+        let wait = u64::try_from(question.leads.unwrap_or_default().as_millis()).unwrap_or(u64::MAX);
+        let names = joined(names);
+        let fill = |command: &mut Cmd| {
+            command.arg(2).arg(&keys.answers).arg(&keys.leases);
+            command.arg(&names).arg(field).arg(than).arg(token).arg(wait);
+        };
+        self.redis.run(&LOOK, fill, said).await
     }
 
     /// Makes sure that it is an answer to the question, and not purged.
@@ -311,6 +348,15 @@ fn said(answer: &Value) -> Option<Said> {
     }
 }
 
+/// What becomes of those who want what was fetched, and is not kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// It will not be kept: nobody waits for it, in any gateway.
+    Pass,
+    /// It was not for others, as an error; for a moment each gateway fetches for itself.
+    Alone,
+}
+
 /// The right to fetch an answer for all gateways. Dropped without a word, another has it.
 #[derive(Debug)]
 pub struct Lease {
@@ -324,6 +370,19 @@ pub struct Lease {
 }
 
 impl Lease {
+    /// One that is still to be asked for.
+    fn new(core: Arc<Core>, keys: Keys) -> Self {
+        let after = core.log.latest();
+        Self { core, keys, field: String::new(), token: token(), after, is_open: false }
+    }
+
+    /// Its token, with which it is asked for; it is given back even if nothing is heard of it.
+    fn ask_for(&mut self, field: &str) -> &str {
+        field.clone_into(&mut self.field);
+        self.is_open = true;
+        &self.token
+    }
+
     /// Keeps what was fetched, a moment later.
     pub fn keep(mut self, entry: Arc<Entry>) {
         self.is_open = false;
@@ -359,16 +418,16 @@ impl Lease {
         }
     }
 
-    /// Nothing is kept. Who comes in this time does not wait for others.
-    pub fn refuse(mut self, pass: Duration) {
-        self.release(pass);
+    /// Nothing is kept, and others are told what to do for a while.
+    pub fn refuse(mut self, refusal: Refusal) {
+        self.release(Some(refusal));
     }
 
-    fn release(&mut self, pass: Duration) {
+    fn release(&mut self, refusal: Option<Refusal>) {
         if !std::mem::replace(&mut self.is_open, false) {
             return;
         }
-        let (Ok(runtime), Ok(room)) = (Handle::try_current(), self.core.writes.clone().try_acquire_owned()) else {
+        let (Ok(runtime), Ok(room)) = (Handle::try_current(), self.core.releases.clone().try_acquire_owned()) else {
             return;
         };
         let (core, leases) = (self.core.clone(), self.keys.leases.clone());
@@ -376,7 +435,12 @@ impl Lease {
         runtime.spawn(async move {
             let fill = |command: &mut Cmd| {
                 command.arg(1).arg(&leases).arg(&field).arg(&token);
-                command.arg(u64::try_from(pass.as_millis()).unwrap_or(u64::MAX));
+                let (word, time) = match refusal {
+                    Some(Refusal::Pass) => ("pass", super::PASS.as_millis()),
+                    Some(Refusal::Alone) => ("alone", ALONE.as_millis()),
+                    None => ("", 0),
+                };
+                command.arg(word).arg(u64::try_from(time).unwrap_or(u64::MAX));
             };
             if let Err(error) = core.redis.run(&RELEASE, fill, integer).await {
                 tracing::debug!(%error, "a lease was not given back");
@@ -388,7 +452,7 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.release(Duration::ZERO);
+        self.release(None);
     }
 }
 

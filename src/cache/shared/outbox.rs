@@ -1,31 +1,25 @@
 //! Purges of this gateway that the others are still to be told.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
+use super::lines::REPEATED;
 use crate::cache::half_sha256;
 use crate::cache::purge::{How, What};
 
 /// So many may wait; with more everything counts as purged, which is one.
 const WAITING_MOST: usize = 32_768;
-/// What was told in this time is told once more where Redis may have lost it.
-const REPEATED: Duration = Duration::from_secs(60);
-/// So many at most.
+/// So many of those that were told of late are told again where Redis may have lost them.
 const REPEATED_MOST: usize = 4096;
 
 /// One purge.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Purge {
-    pub what: What,
-    pub how: How,
-    /// Told in any case; otherwise only if Redis knows of the key.
-    pub certain: bool,
-}
+pub type Purge = (What, How);
 
-/// See the module. One task takes out what all put in: [`Outbox::take`], [`Outbox::sent`] and [`Outbox::settle`] are its own.
+/// See the module. It outlives the connection to Redis. One task takes out what all put in: [`Outbox::take`], [`Outbox::sent`] and
+/// [`Outbox::settle`] are its own.
 #[derive(Debug, Default)]
 pub struct Outbox {
     state: Mutex<State>,
@@ -42,7 +36,7 @@ struct State {
     /// What waits means these.
     open: Means,
     /// Taken out, as far as [`State::put_in`] was then, but not yet told.
-    sending: Vec<Purge>,
+    sending: VecDeque<Purge>,
     taken: u64,
     /// What was taken out means these, until it is read in the log.
     unread: Means,
@@ -52,22 +46,26 @@ struct State {
 /// What some purges mean.
 #[derive(Debug, Default)]
 struct Means {
-    keys: HashSet<[u8; 16]>,
+    /// Hashes of keys, and whether what is under them is to go for good.
+    keys: HashMap<[u8; 16], bool>,
     others: bool,
 }
 
 impl Means {
-    /// Whether it is new.
-    fn add(&mut self, what: &What) -> bool {
-        if let Some(key) = what.key() {
-            return self.keys.insert(half_sha256(key));
-        }
-        self.others = true;
-        true
+    /// Whether it is not among them already.
+    fn add(&mut self, (what, how): &Purge) -> bool {
+        let Some(key) = what.key() else {
+            self.others = true;
+            return true;
+        };
+        let is_hard = self.keys.entry(half_sha256(key)).or_default();
+        let is_new = *how != How::Hard || !*is_hard;
+        *is_hard |= *how == How::Hard;
+        is_new
     }
 
     fn meets(&self, key: &[u8; 16]) -> bool {
-        self.others || self.keys.contains(key)
+        self.others || self.keys.contains_key(key)
     }
 }
 
@@ -89,28 +87,28 @@ impl Outbox {
         open.or_else(|| state.unread.meets(key).then_some(state.taken))
     }
 
-    /// Takes out what waits; or what was taken out before and not told.
-    pub fn take(&self) -> Vec<Purge> {
+    /// The next that are to be told, `most` at once; they stay until [`Outbox::sent`].
+    pub fn take(&self, most: usize) -> Vec<Purge> {
         let mut state = self.state.lock();
         if state.sending.is_empty() {
-            state.sending = std::mem::take(&mut state.waiting);
+            state.sending = std::mem::take(&mut state.waiting).into();
             state.taken = state.put_in;
             let open = std::mem::take(&mut state.open);
             state.unread.others |= open.others;
             state.unread.keys.extend(open.keys);
         }
-        state.sending.clone()
+        state.sending.iter().take(most).cloned().collect()
     }
 
-    /// What was taken out is in the log. `told` is what Redis knew of.
-    pub fn sent(&self, told: Vec<Purge>) {
-        let mut state = self.state.lock();
-        state.sending.clear();
+    /// The first so many of those that were taken out are in the log.
+    pub fn sent(&self, count: usize) {
         let now = Instant::now();
+        let mut state = self.state.lock();
+        let count = count.min(state.sending.len());
+        let told: Vec<Purge> = state.sending.drain(..count).collect();
         state.sent.extend(told.into_iter().map(|purge| (now, purge)));
-        let old = state.sent.iter().take_while(|(at, _)| now - *at > REPEATED).count();
         let many = state.sent.len().saturating_sub(REPEATED_MOST);
-        state.sent.drain(..old.max(many));
+        state.sent.drain(..many);
     }
 
     /// The log was read to its end.
@@ -125,13 +123,13 @@ impl Outbox {
         self.done.send_if_modified(|known| std::mem::replace(known, done) != done);
     }
 
-    /// Redis may have lost what it was told of late: it is told again.
-    pub fn repeat(&self) {
-        let now = Instant::now();
+    /// Redis may have lost what it was told since it was read last, or shortly before: it is told again.
+    pub fn repeat(&self, read: Option<Instant>) {
+        let since = read.and_then(|read| read.checked_sub(Duration::from_millis(REPEATED)));
         let mut state = self.state.lock();
         let sent = std::mem::take(&mut state.sent);
-        for (_, purge) in sent.into_iter().filter(|(at, _)| now - *at <= REPEATED) {
-            state.put(Purge { certain: true, ..purge });
+        for (_, purge) in sent.into_iter().filter(|(at, _)| since.is_none_or(|since| *at >= since)) {
+            state.put(purge);
         }
         drop(state);
         self.filled.notify_one();
@@ -146,17 +144,16 @@ impl Outbox {
 
 impl State {
     fn put(&mut self, purge: Purge) {
-        // One key waits once; a certain one does not rely on one that is not.
-        if !self.open.add(&purge.what) && !purge.certain {
+        // What goes for good goes once.
+        if !self.open.add(&purge) {
             return;
         }
         self.put_in += 1;
         if self.waiting.len() < WAITING_MOST {
             return self.waiting.push(purge);
         }
-        let all = Purge { what: What::Prefix(Box::default()), how: How::Hard, certain: true };
-        self.open.others = true;
-        self.waiting = vec![all];
+        self.open = Means { keys: HashMap::new(), others: true };
+        self.waiting = vec![(What::Prefix(Box::default()), How::Hard)];
     }
 }
 
@@ -164,52 +161,61 @@ impl State {
 mod tests {
     use super::*;
 
-    fn key(text: &str, certain: bool) -> Purge {
-        Purge { what: What::Key(text.as_bytes().into()), how: How::Hard, certain }
+    fn key(text: &str) -> Purge {
+        (What::Key(text.as_bytes().into()), How::Hard)
+    }
+
+    fn soft(text: &str) -> Purge {
+        (What::Key(text.as_bytes().into()), How::Soft(1))
     }
 
     #[tokio::test]
     async fn what_is_put_in_is_open_until_it_is_read() {
         let outbox = Outbox::default();
         let (a, b) = (half_sha256(b"a"), half_sha256(b"b"));
-        let number = outbox.put([key("a", false), key("a", false)]);
+        let number = outbox.put([soft("a"), key("a"), key("a")]);
         assert!(outbox.meets(&a).is_some() && outbox.meets(&b).is_none());
-        assert_eq!(outbox.take(), [key("a", false)], "said twice, told once");
+        assert_eq!(outbox.take(9), [soft("a"), key("a")], "said twice, told once");
         // What was taken out may have been done already when the next is put in.
-        outbox.put([key("a", false)]);
-        assert_eq!(outbox.take(), [key("a", false)], "not told yet: it is taken out again");
+        outbox.put([key("a")]);
+        assert_eq!(outbox.take(1), [soft("a")], "not told yet: it is taken out again");
+        outbox.sent(1);
         outbox.settle();
         assert!(outbox.meets(&a).is_some() && !outbox.told(number, Duration::ZERO).await);
-        outbox.sent(vec![]);
+        assert_eq!(outbox.take(9), [key("a")]);
+        outbox.sent(1);
         outbox.settle();
         assert!(outbox.told(number, Duration::ZERO).await);
         assert!(outbox.meets(&a).is_some(), "the second waits");
-        assert_eq!(outbox.take().len(), 1);
-        outbox.sent(vec![]);
+        assert_eq!(outbox.take(9).len(), 1);
+        outbox.sent(1);
         assert!(outbox.meets(&a).is_some(), "not read yet");
         outbox.settle();
         assert!(outbox.meets(&a).is_none());
-        outbox.put([Purge { what: What::Tag(b"t".as_slice().into()), how: How::Hard, certain: true }]);
+        outbox.put([(What::Tag(b"t".as_slice().into()), How::Hard)]);
         assert!(outbox.meets(&a).is_some() && outbox.meets(&b).is_some(), "what has the tag is not known");
     }
 
     #[test]
     fn what_was_told_of_late_is_told_again() {
         let outbox = Outbox::default();
-        outbox.put([key("a", false), key("b", false)]);
-        let taken = outbox.take();
-        outbox.sent(vec![taken[0].clone()]);
-        outbox.settle();
-        outbox.repeat();
-        assert_eq!(outbox.take(), [key("a", true)]);
+        outbox.put([key("a"), key("b")]);
+        outbox.take(9);
+        outbox.sent(1);
+        outbox.repeat(Some(Instant::now()));
+        assert_eq!(outbox.take(9), [key("b")]);
+        outbox.sent(1);
+        assert_eq!(outbox.take(9), [key("a")]);
+        outbox.sent(1);
+        outbox.repeat(Some(Instant::now() + Duration::from_secs(61)));
+        assert_eq!(outbox.take(9), []);
     }
 
     #[test]
     fn too_many_are_everything() {
         let outbox = Outbox::default();
-        outbox.put((0..=WAITING_MOST).map(|number| key(&number.to_string(), false)));
-        let taken = outbox.take();
-        assert_eq!(taken.len(), 1);
-        assert_eq!(taken[0].what, What::Prefix(Box::default()));
+        outbox.put((0..=WAITING_MOST).map(|number| key(&number.to_string())));
+        assert!(outbox.state.lock().open.keys.is_empty());
+        assert_eq!(outbox.take(9), [(What::Prefix(Box::default()), How::Hard)]);
     }
 }

@@ -33,9 +33,9 @@ impl SharedMetrics {
         self.told.fetch_add(count, Relaxed);
     }
 
-    /// Counts a purge that another has told of.
-    pub fn record_heard(&self) {
-        self.heard.fetch_add(1, Relaxed);
+    /// Counts purges that others have told of.
+    pub fn record_heard(&self, count: u64) {
+        self.heard.fetch_add(count, Relaxed);
     }
 
     /// Whether the purges of others are known.

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use http::{HeaderMap, StatusCode};
 
 use super::{Visit, Way};
+use crate::cache::Fetching;
 use crate::cache::collapse::{Fetched, Lead};
 use crate::cache::entry::{Body, Entry, Head};
 use crate::cache::memory::Key;
 use crate::cache::rule::Rule;
-use crate::cache::shared::Lease;
-use crate::cache::{Fetching, PASS};
+use crate::cache::shared::{Lease, Refusal};
 use crate::observe::metrics::NotStored;
 use crate::state::Shared;
 
@@ -75,9 +75,9 @@ impl Claim {
         let is_answer = status.is_success() || status.is_redirection();
         if self.is_for_all && !by_chance && is_answer {
             self.shared.cache.pass(&self.rule, &self.primary, self.key);
-            if let Some(lease) = self.lease {
-                lease.refuse(PASS);
-            }
+        }
+        if let Some(lease) = self.lease.filter(|_| !by_chance) {
+            lease.refuse(if is_answer { Refusal::Pass } else { Refusal::Alone });
         }
         // What broke says nothing of the next.
         if let Some(lead) = self.lead.filter(|_| why != NotStored::Incomplete) {

@@ -32,7 +32,11 @@ pub enum Asked {
 pub async fn ask(visit: &mut Visit, shared: &Shared) -> Asked {
     let Some(fetch) = visit.fetch.as_deref_mut() else { return Asked::Fetch };
     let Some(tier) = shared.cache.shared() else { return Asked::Fetch };
-    let collapses = visit.way == Way::ForAll && !fetch.asks.authorized && !fetch.asks.says.only_if_cached;
+    // Hardly any answer is for who says who they are, and nothing remembers for which there is none.
+    if fetch.asks.authorized {
+        return Asked::Fetch;
+    }
+    let collapses = visit.way == Way::ForAll && !fetch.asks.says.only_if_cached;
     let question = Question {
         primary: &visit.primary,
         request: &fetch.asked,
@@ -41,7 +45,11 @@ pub async fn ask(visit: &mut Visit, shared: &Shared) -> Asked {
     };
     let mut than = visit.entry.as_ref().map(|entry| tier.version(entry)).unwrap_or_default();
     // What is there and only good for asking the app is followed by nothing, or by something newer.
-    for _ in 0..3 {
+    let begin = Instant::now();
+    for round in 0..3 {
+        if round > 0 && begin.elapsed() > tier.patience() {
+            break;
+        }
         match shared.cache.look_in_redis(&visit.rule, &question, &than).await {
             Look::Entry(entry, version) => {
                 let usable = fetch.asks.use_of(&entry);
@@ -66,25 +74,32 @@ pub async fn ask(visit: &mut Visit, shared: &Shared) -> Asked {
 }
 
 /// The same, and waits for another gateway that is asking the app, but not longer than `until`.
-///
-/// # Errors
-/// The client or the gateway leaves.
-pub async fn wait(session: &mut Session, visit: &mut Visit, until: Instant, shared: &Shared) -> Result<Asked, Reason> {
+pub async fn wait(visit: &mut Visit, until: Instant, shared: &Shared) -> Asked {
     let mut pause = FIRST_PAUSE;
     loop {
         let asked = ask(visit, shared).await;
-        if asked != Asked::Wait {
-            return Ok(asked);
+        if asked != Asked::Wait || Instant::now() >= until {
+            return asked;
         }
-        if Instant::now() >= until {
-            return Ok(Asked::Fetch);
-        }
-        tokio::select! {
-            biased;
-            () = session.departure() => return Err(Reason::ClientClosed),
-            () = shared.waiting_refused() => return Err(Reason::Shutdown),
-            () = tokio::time::sleep_until(until.min(Instant::now() + pause)) => {}
-        }
+        tokio::time::sleep_until(until.min(Instant::now() + pause)).await;
         pause = (pause * 2).min(LAST_PAUSE);
+    }
+}
+
+/// The same for a request that a client waits for.
+///
+/// # Errors
+/// The client or the gateway leaves.
+pub async fn wait_for_client(
+    session: &mut Session,
+    visit: &mut Visit,
+    until: Instant,
+    shared: &Shared,
+) -> Result<Asked, Reason> {
+    tokio::select! {
+        biased;
+        asked = wait(visit, until, shared) => Ok(asked),
+        () = session.departure() => Err(Reason::ClientClosed),
+        () = shared.waiting_refused() => Err(Reason::Shutdown),
     }
 }

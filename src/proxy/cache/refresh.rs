@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use http::Method;
 use pingora_http::RequestHeader;
+use tokio::time::Instant;
 
 use super::elsewhere::{self, Asked};
 use super::turn::prepare;
@@ -52,7 +53,9 @@ pub fn begin(engine: &Engine, request: &RequestHeader, active: &mut Active) {
 async fn is_needed(active: &mut Active) -> bool {
     let shared = active.exchange.snapshot.shared.clone();
     let Some(visit) = active.visit.as_deref_mut() else { return true };
-    match elsewhere::ask(visit, &shared).await {
+    // While another gateway does it the lead is held, so that no other request of this one asks.
+    let until = Instant::now() + visit.rule.config.collapse_timeout;
+    match elsewhere::wait(visit, until, &shared).await {
         Asked::Fetch | Asked::Pass => true,
         Asked::Wait => false,
         Asked::Found => {

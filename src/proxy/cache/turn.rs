@@ -69,7 +69,7 @@ pub async fn turn(engine: &Engine, session: &mut Session, active: &mut Active) -
         // What is to be asked about each time is as good here as there.
         let may_be_better = visit.entry.as_ref().is_none_or(|entry| !entry.terms.no_cache);
         if looks && may_be_better && !std::mem::replace(&mut fetch.looked_in_redis, true) {
-            match elsewhere::wait(session, visit, until, &shared).await {
+            match elsewhere::wait_for_client(session, visit, until, &shared).await {
                 Ok(Asked::Found) => continue,
                 Ok(Asked::Pass) => pass(visit, &shared),
                 Ok(Asked::Fetch | Asked::Wait) => {}

@@ -82,6 +82,12 @@ fn looks(gateway: &Gateway, result: &str) -> f64 {
     gateway.metrics().value("propylon_cache_shared_looks_total", &[("result", result)]).unwrap()
 }
 
+/// The keys of answers in Redis.
+fn answers(redis: &RedisServer) -> Vec<String> {
+    let is_answer = |key: &String| key.starts_with("propylon:cache:{") && key.ends_with('}') && !key.contains("purges");
+    redis.keys().into_iter().filter(is_answer).collect()
+}
+
 #[track_caller]
 fn purge(gateway: &Gateway, arguments: &[&str]) -> String {
     let config = gateway.config_path().to_str().unwrap();
@@ -105,7 +111,7 @@ fn what_one_has_fetched_the_others_have() {
     let c = start(gateway(&pair.origin, &pair.redis, "ttl = \"1h\""));
     c.connect().request("GET", "/", &[("If-None-Match", "\"1\"")], "").expect(304);
     assert_eq!(pair.asked(), 1);
-    let keys: Vec<String> = pair.redis.keys().into_iter().filter(|key| key.starts_with("propylon:cache:{")).collect();
+    let keys = answers(&pair.redis);
     let [key] = &keys[..] else { panic!("{keys:?}") };
     let left: i64 = pair.redis.ask(&format!("PTTL {key}"));
     assert!(
@@ -286,12 +292,121 @@ fn what_a_request_changes_is_gone_everywhere() {
         eventually("it is new", || (body(gateway, "/", &[]) == "2").then_some(()));
     }
     assert_eq!(pair.asked(), 3);
-    // What nobody has is not talked about.
-    let sent = || c.metrics().value("propylon_cache_shared_purges_total", &[("direction", "sent")]);
-    assert_eq!(sent(), Some(1.0));
-    c.connect().request("POST", "/unknown", &[], "").expect(204);
-    c.connect().request("POST", "/", &[], "").expect(204);
-    counted(&c, "propylon_cache_shared_purges_total", ("direction", "sent"), 2.0);
+}
+
+#[test]
+fn what_redis_never_had_is_gone_everywhere_as_well() {
+    let pair = pair("ttl = \"1h\"", |request, count| match &*request.method {
+        "POST" => Said::status(204, "", ""),
+        _ => Said::ok("Cache-Control: public, max-age=3600", count.to_string()),
+    });
+    let fields = [("Authorization", "Bearer token")];
+    assert_eq!(body(&pair.a, "/", &fields), "0");
+    assert_eq!(body(&pair.a, "/", &fields), "0");
+    assert_eq!(answers(&pair.redis), [""; 0]);
+    pair.b.connect().request("POST", "/", &[], "").expect(204);
+    eventually("it is new", || (body(&pair.a, "/", &fields) == "2").then_some(()));
+    // A key that is too long to be told as it is.
+    let long = format!("/{}", "x".repeat(2000));
+    assert_eq!(body(&pair.a, &long, &fields), "3");
+    pair.b.connect().request("POST", &long, &[], "").expect(204);
+    eventually("it is new", || (body(&pair.a, &long, &fields) == "5").then_some(()));
+}
+
+#[test]
+fn a_redis_that_is_where_it_was_before_a_purge_does_not_bring_the_old_back() {
+    for arguments in [["http://test/"].as_slice(), &["--tag", "t"]] {
+        let mut pair = pair("ttl = \"1h\"", |_, count| Said::ok("Cache-Tag: t", count.to_string()));
+        assert_eq!(body(&pair.a, "/", &[]), "0");
+        written(&pair.a, "written", 1.0);
+        pair.redis.ask::<()>("SAVE");
+        purge(&pair.a, arguments);
+        // What was purged a moment before it is lost is told again, and what was kept before that is not used.
+        pair.redis.stop();
+        wait_until_current(&pair.a, false);
+        wait_until_current(&pair.b, false);
+        pair.redis.start_again();
+        assert_eq!(answers(&pair.redis).len(), 1, "the old one is there again");
+        wait_until_current(&pair.a, true);
+        wait_until_current(&pair.b, true);
+        let c = start(gateway(&pair.origin, &pair.redis, "ttl = \"1h\""));
+        for gateway in [&c, &pair.a, &pair.b] {
+            assert_ne!(body(gateway, "/", &[]), "0", "{arguments:?}");
+        }
+    }
+}
+
+#[test]
+fn another_redis_after_a_reload_is_told_what_waits() {
+    let mut pair = pair("ttl = \"1h\"", |_, count| Said::ok("Cache-Tag: t", count.to_string()));
+    assert_eq!(body(&pair.a, "/", &[]), "0");
+    written(&pair.a, "written", 1.0);
+    assert_eq!(body(&pair.b, "/", &[]), "0");
+    let before = pair.redis.url();
+    pair.redis.stop();
+    wait_until_current(&pair.a, false);
+    assert!(purge(&pair.a, &["--tag", "t"]).contains("when Redis answers"));
+    let other = RedisServer::start();
+    for gateway in [&pair.a, &pair.b] {
+        let toml = fs::read_to_string(gateway.config_path()).unwrap();
+        gateway.rewrite_config(&toml.replace(&before, &other.url()));
+        assert_eq!(gateway.reload().code, 0);
+        wait_until_current(gateway, true);
+    }
+    eventually("b has heard of it", || (body(&pair.b, "/", &[]) != "0").then_some(()));
+    // And no more, where nothing is shared.
+    let toml = fs::read_to_string(pair.a.config_path()).unwrap();
+    pair.a.rewrite_config(&toml.replace("shared = true", "shared = false"));
+    assert_eq!(pair.a.reload().code, 0);
+    assert_eq!(pair.a.metrics().value("propylon_cache_shared_current", &[]), None);
+    assert!(!purge(&pair.a, &["--tag", "t"]).contains("other gateways"));
+}
+
+#[test]
+fn errors_that_are_not_kept_serialise_nobody() {
+    const EACH: usize = 40;
+    let pair = pair("ttl = \"1h\"", |_, _| {
+        scripted_delay(Duration::from_millis(20));
+        Said::status(401, "", "")
+    });
+    let begin = Instant::now();
+    std::thread::scope(|scope| {
+        for gateway in [&pair.a, &pair.b] {
+            scope.spawn(move || (0..EACH).for_each(|_| drop(gateway.get("/").expect(401))));
+        }
+    });
+    // One after the other over both gateways it would be two times as long, and a wait for each beside.
+    assert!(begin.elapsed() < Duration::from_secs(4), "{:?}", begin.elapsed());
+    assert_eq!(pair.asked(), 2 * EACH);
+    assert!(looks(&pair.b, "wait") + looks(&pair.a, "wait") < 40.0, "for a moment each asks for itself");
+}
+
+#[test]
+fn while_one_refreshes_the_others_ask_redis_now_and_then() {
+    let gate = Gate::new();
+    let held = gate.clone();
+    let pair = pair("ttl = \"1s\"\nstale_while_revalidate = \"1h\"", move |_, count| {
+        if count > 0 {
+            held.wait();
+        }
+        Said::ok("", count.to_string())
+    });
+    assert_eq!(body(&pair.a, "/", &[]), "0");
+    written(&pair.a, "written", 1.0);
+    assert_eq!(body(&pair.b, "/", &[]), "0");
+    eventually("its time is over", || {
+        body(&pair.a, "/", &[]);
+        (pair.asked() == 2).then_some(())
+    });
+    let (before, begin) = (looks(&pair.b, "wait"), Instant::now());
+    for _ in 0..500 {
+        assert_eq!(body(&pair.b, "/", &[]), "0");
+    }
+    let (asked, time) = (looks(&pair.b, "wait") - before, begin.elapsed().as_secs_f64());
+    assert!(asked < 10.0 + time * 100.0, "{asked} questions in {time} s");
+    gate.open();
+    eventually("it is new", || (body(&pair.b, "/", &[]) == "1").then_some(()));
+    assert_eq!(pair.asked(), 2);
 }
 
 #[test]
@@ -359,7 +474,9 @@ fn a_flushed_redis_costs_a_fetch_and_no_purge() {
     assert_eq!(body(&pair.a, "/", &[]), "0");
     written(&pair.a, "written", 1.0);
     let _: () = redis::cmd("FLUSHALL").query(&mut pair.redis.connect()).unwrap();
-    eventually("the log begins anew", || pair.redis.keys().contains(&"propylon:cache:purges".to_owned()).then_some(()));
+    eventually("the log begins anew", || {
+        pair.redis.keys().contains(&"propylon:cache:{purges}".to_owned()).then_some(())
+    });
     assert_eq!(body(&pair.a, "/", &[]), "0", "it is in memory");
     assert_eq!(body(&pair.b, "/", &[]), "1");
     purge(&pair.a, &["--tag", "t"]);
@@ -372,7 +489,7 @@ fn nonsense_in_redis_is_not_served() {
     assert_eq!(body(&pair.a, "/", &[]), "0");
     written(&pair.a, "written", 1.0);
     let mut redis = pair.redis.connect();
-    let key = pair.redis.keys().into_iter().find(|key| key.starts_with("propylon:cache:{")).unwrap();
+    let key = answers(&pair.redis).remove(0);
     let whole: Vec<u8> = redis.hget(&key, ".").unwrap();
     // One bit, somewhere in the middle; half of it; nothing that was ever an answer.
     let mut torn = whole.clone();
@@ -397,10 +514,10 @@ fn an_answer_of_another_key_is_not_given() {
     assert_eq!(body(&pair.a, "/one", &[]), "/one");
     written(&pair.a, "written", 1.0);
     let mut redis = pair.redis.connect();
-    let one = pair.redis.keys().into_iter().find(|key| key.starts_with("propylon:cache:{")).unwrap();
+    let one = answers(&pair.redis).remove(0);
     assert_eq!(body(&pair.a, "/two", &[]), "/two");
     written(&pair.a, "written", 2.0);
-    let two = pair.redis.keys().into_iter().find(|key| key.starts_with("propylon:cache:{") && *key != one).unwrap();
+    let two = answers(&pair.redis).into_iter().find(|key| *key != one).unwrap();
     let value: Vec<u8> = redis.hget(&one, ".").unwrap();
     let _: () = redis.hset(&two, ".", value).unwrap();
     assert_eq!(body(&pair.b, "/two", &[]), "/two");
@@ -445,7 +562,7 @@ fn with_a_user_who_may_do_what_the_guide_says_and_no_more() {
 fn in_a_cluster() {
     let nodes = cluster(&rights());
     share(&format!("redis+cluster://gateway:secret@{},{}", nodes[0].addr(), nodes[1].addr()));
-    let kept = |node: &RedisServer| node.keys().iter().filter(|key| key.starts_with("propylon:cache:{")).count();
+    let kept = |node: &RedisServer| answers(node).len();
     assert!(nodes.iter().filter(|node| kept(node) > 0).count() > 1, "{:?}", nodes.iter().map(kept).collect::<Vec<_>>());
 }
 
@@ -496,7 +613,7 @@ fn what_was_purged_while_a_gateway_was_away_is_not_on_its_disk() {
     a.stop();
     let a = start(with_disk());
     eventually("the disk is known", || a.metrics().value("propylon_cache_disk_loaded", &[]).filter(|is| *is == 1.0));
-    for key in redis.keys().into_iter().filter(|key| key.starts_with("propylon:cache:{")) {
+    for key in answers(&redis) {
         let _: i64 = redis.ask(&format!("DEL {key}"));
     }
     assert_eq!(body(&a, "/kept", &[]), kept, "the restart has not dropped it");
