@@ -1,6 +1,7 @@
 //! Who wants what another request is fetching waits for it; who comes first fetches for all.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::header;
 use tokio::time::Instant;
@@ -18,6 +19,9 @@ use crate::observe::metrics::CacheResult;
 use crate::proxy::context::Active;
 use crate::proxy::rejection::{Reason, Rejection};
 use crate::state::Shared;
+
+/// A request waits for a free worker no longer where something stands in.
+const STAND_IN: Duration = Duration::from_secs(1);
 
 /// What a request is to do.
 pub enum Next {
@@ -154,6 +158,11 @@ pub fn prepare(session: &mut Session, active: &mut Active) {
     let shared = &active.exchange.snapshot.shared;
     fetch.under_way = Some(shared.cache.begin_fetch(&visit.primary));
     fetch.asked_at = now();
+    if let (Some(kept), Some(wanted)) = (&visit.entry, &mut active.wanted)
+        && fetch.asks.may_stand_in(kept)
+    {
+        wanted.hurry(STAND_IN);
+    }
     session.tap(fetch.tap.clone());
     let request = session.request_mut();
     // They have no influence, and the app is not to be tempted.

@@ -51,6 +51,11 @@ impl Wanted {
         self
     }
 
+    /// From now on it waits `patience` at most.
+    pub fn hurry(&mut self, patience: Duration) {
+        self.patience = Some(self.patience.map_or(patience, |there| there.min(patience)));
+    }
+
     /// The request failed on `endpoint`, and goes elsewhere if there is another as good.
     pub fn record_tried(&mut self, endpoint: &Arc<Endpoint>) {
         if !self.tried.iter().any(|tried| Arc::ptr_eq(tried, endpoint)) {

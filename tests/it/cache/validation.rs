@@ -1,6 +1,8 @@
 //! Asking whether what is kept is still true (RFC 9111 section 4.3), and giving it where it is not, or nobody answers (4.2.4,
 //! RFC 5861).
 
+use std::time::{Duration, Instant};
+
 use super::{Said, app, builder, site, status_of};
 use crate::harness::{Gate, eventually};
 
@@ -146,8 +148,11 @@ fn an_app_that_is_gone() {
     let gateway = builder(&origin, "").start();
     gateway.get("/").expect(200);
     origin.stop();
+    let begin = Instant::now();
     let answer = gateway.get("/").expect(200);
     assert_eq!(answer.text(), "good");
+    // A request that nothing stands in for waits 10 s.
+    assert!(begin.elapsed() < Duration::from_secs(7), "{:?}", begin.elapsed());
     gateway.get("/other").expect(503);
     let lines = gateway.access_log(3);
     assert_eq!((&lines[1]["cache"], &lines[1]["status"]), (&"stale".into(), &200.into()));
