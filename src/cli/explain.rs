@@ -232,6 +232,7 @@ fn bypass(why: Bypass) -> &'static str {
 fn not_stored(why: NotStored) -> &'static str {
     match why {
         NotStored::SetCookie => "it sets a cookie",
+        NotStored::Nonce => "it has a nonce, which is one request's alone",
         NotStored::Private => "it says Cache-Control: private",
         NotStored::NoStore => "it says Cache-Control: no-store, or something that cannot be read",
         NotStored::VaryAny => "it varies by what is another for each request",

@@ -6,6 +6,7 @@
 
 mod cache;
 mod limit;
+mod security;
 mod tls;
 mod upstream;
 
@@ -20,6 +21,7 @@ use ipnet::IpNet;
 
 pub use cache::{Cache, CacheDisk, CacheRule, CookiePattern, KeyQuery, Ttl};
 pub use limit::{KeyPart, OnRedisDown, Rate, RateLimit, Redis, RedisKind, RedisNode, RedisUrl, Secret};
+pub use security::{Csp, Hsts, SecurityField, SecurityHeaders};
 pub use tls::{CertificateFiles, ClientCerts, Tls, TlsVersion, UpstreamTls};
 pub use upstream::{
     Balance, ClientAbort, Ejection, EndpointAddr, EndpointConfig, HashKey, HeadLimits, Health, Keepalive, Preset,
@@ -233,13 +235,6 @@ pub struct Route {
     pub request_headers: HeaderEdits,
     pub response_headers: HeaderEdits,
     pub security: SecurityHeaders,
-}
-
-/// What answers say to protect whoever reads them.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct SecurityHeaders {
-    /// `Strict-Transport-Security`, over HTTPS alone.
-    pub hsts: Option<HeaderValue>,
 }
 
 /// Who goes first where requests wait for an endpoint.

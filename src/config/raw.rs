@@ -17,7 +17,7 @@ use std::time::Duration;
 pub use cache::{Cache, CacheDisk, CacheRule};
 pub use limit::{RateLimit, Redis};
 pub use route::{HeaderEdits, Redirect, Respond, Route};
-pub use security::SecurityHeaders;
+pub use security::{Csp, SecurityHeaders};
 pub use tls::{Certificate, ClientCerts, Tls, TlsListener};
 pub use upstream::{Ejection, Endpoint, Health, Queue, Retry, Upstream, UpstreamTls};
 

@@ -123,7 +123,7 @@ fn classify_x(rest: &[u8]) -> FieldKind {
                 6 => &[("scheme", Kind::Spoofable)],
                 7 => &[("real-ip", Kind::Spoofable)],
                 8 => &[("ssl-cert", Kind::Spoofable)],
-                9 => &[("client-ip", Kind::Spoofable), ("client-dn", Kind::Spoofable)],
+                9 => &[("client-ip", Kind::Spoofable), ("client-dn", Kind::Spoofable), ("csp-nonce", Kind::Spoofable)],
                 10 => &[("request-id", Kind::RequestId), ("url-scheme", Kind::Spoofable)],
                 11 => &[
                     ("rewrite-url", Kind::Spoofable),

@@ -33,6 +33,8 @@ pub struct Active {
     pub https: bool,
     /// Index into the snapshot's routes.
     pub route: Option<usize>,
+    /// What the scripts of its page are known by, where its route has a policy with a nonce.
+    pub nonce: Option<HeaderValue>,
     /// The request in its route's metrics.
     pub counted: Option<RequestInFlight>,
     /// What Redis is to be asked about the request.
@@ -111,6 +113,7 @@ impl Active {
             client,
             https,
             route: None,
+            nonce: None,
             counted: None,
             question: None,
             limited: None,
@@ -138,6 +141,7 @@ impl Active {
     pub fn for_nobody(exchange: Arc<Exchange>, of: &mut Self) -> Self {
         let mut own = Self::new(exchange, of.request_id.clone(), of.client, of.https);
         own.route = of.route;
+        own.nonce.clone_from(&of.nonce);
         own.upstream.clone_from(&of.upstream);
         own.wanted = of.wanted.take();
         own.finished = true;

@@ -13,6 +13,7 @@ use crate::header::forwarding::{Authority, Forwarding, Listener};
 use crate::header::request_id::X_REQUEST_ID;
 use crate::proxy::context::{Active, origin};
 use crate::proxy::rejection::{Reason, Rejection};
+use crate::proxy::security::{self, X_CSP_NONCE};
 use crate::route::host::Host;
 use crate::route::target::{split_query, strip_prefix_raw};
 use crate::tls::identity::{X_CLIENT_CERT_SHA256, X_CLIENT_CERT_SUBJECT};
@@ -44,6 +45,12 @@ pub fn prepare(
     set_identity(request, active);
     set(request, X_REQUEST_ID, active.request_id.clone());
     set(request, X_REQUEST_START, request_start(active.exchange.received));
+    if route.security.has_nonce()
+        && let Some(nonce) = security::nonce()
+    {
+        set(request, X_CSP_NONCE, nonce.clone());
+        active.nonce = Some(nonce);
+    }
     for name in &route.request_headers.remove {
         request.remove_header(name);
     }

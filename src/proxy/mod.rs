@@ -28,6 +28,7 @@ mod limit;
 pub mod rejection;
 mod respond;
 mod response;
+mod security;
 mod tunnel;
 
 pub use hooks::Hooks;

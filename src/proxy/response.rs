@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use http::{HeaderName, StatusCode, header};
+use http::{HeaderName, StatusCode};
 use pingora_error::{Error, ErrorType, Result};
 use pingora_http::ResponseHeader;
 
@@ -12,6 +12,7 @@ use crate::proxy::cache::{self, Way};
 use crate::proxy::context::Active;
 use crate::proxy::limit;
 use crate::proxy::rejection::{Reason, Rejection};
+use crate::proxy::security;
 
 /// How long an app may have nothing to tell within an event stream, unless its route says otherwise.
 const EVENT_PAUSE: Duration = Duration::from_hours(1);
@@ -87,11 +88,7 @@ pub fn edit_for_route(response: &mut ResponseHeader, active: &Active) -> Result<
     let snapshot = &active.exchange.snapshot;
     let route = active.route.and_then(|index| snapshot.route(index)).map(|(route, _)| route);
     let security = route.map_or(&snapshot.config.security, |route| &route.security);
-    if let Some(hsts) = security.hsts.as_ref().filter(|_| active.https)
-        && !response.headers.contains_key(header::STRICT_TRANSPORT_SECURITY)
-    {
-        response.insert_header(header::STRICT_TRANSPORT_SECURITY, hsts.clone())?;
-    }
+    security::add(response, security, active.https, active.nonce.as_ref())?;
     let Some(route) = route else { return Ok(()) };
     limit::add_fields(response, active)?;
     for name in &route.response_headers.remove {

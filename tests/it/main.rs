@@ -80,4 +80,5 @@ mod drain;
 mod layout;
 mod metrics;
 mod reload;
+mod security_fields;
 mod shutdown;

@@ -708,6 +708,7 @@ fn fields_are_set_and_removed_on_the_way_to_the_app_and_back() {
         [[routes]]
         path = "/plain"
         upstream = "app"
+        security_headers = "off"
         [[routes]]
         path = "/ours"
         redirect = { to = "/" }

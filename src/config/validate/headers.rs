@@ -41,7 +41,7 @@ pub(super) fn build(raw: raw::HeaderEdits, way: Way, report: &mut Report) -> Hea
     edits
 }
 
-fn field_name(name: &At<String>, report: &mut Report) -> Option<At<HeaderName>> {
+pub(super) fn field_name(name: &At<String>, report: &mut Report) -> Option<At<HeaderName>> {
     let parsed = HeaderName::from_bytes(name.value.as_bytes()).ok();
     if parsed.is_none() {
         report.problem(&name.place, "the name of a field has letters, digits and some of !#$%&'*+-.^_`|~ only");
@@ -50,7 +50,7 @@ fn field_name(name: &At<String>, report: &mut Report) -> Option<At<HeaderName>> 
 }
 
 /// RFC 9110 section 7.6.1: fields of one connection are not passed on; and framing is never left to the configuration.
-fn check_allowed(name: &HeaderName, place: &Place, way: Way, report: &mut Report) {
+pub(super) fn check_allowed(name: &HeaderName, place: &Place, way: Way, report: &mut Report) {
     let hop_by_hop = [CONNECTION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE].contains(name)
         || matches!(name.as_str(), "keep-alive" | "proxy-connection");
     if hop_by_hop {

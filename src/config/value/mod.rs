@@ -5,6 +5,7 @@
 mod address;
 mod balance;
 mod cache;
+mod date;
 mod duration;
 mod file;
 mod header;
@@ -18,6 +19,7 @@ mod status;
 mod word;
 
 pub use address::{NameServer, TrustedPeer};
+pub use date::Date;
 pub use duration::{Keepalive, Timeout};
 pub use file::{AbsoluteDir, AbsoluteFile, PageFile, PemFile, SocketFile};
 pub use header::{FieldName, FieldValue, HealthHost, HealthPath};

@@ -346,6 +346,8 @@ closed_set! {
     NotStored {
         /// It sets a cookie.
         SetCookie = "set_cookie",
+        /// A page with a nonce.
+        Nonce = "nonce",
         /// `Cache-Control: private`.
         Private = "private",
         /// `Cache-Control: no-store`, or one that cannot be read.

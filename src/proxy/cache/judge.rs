@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Method, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use pingora_http::ResponseHeader;
 
 use super::claim::Claim;
@@ -59,7 +59,11 @@ pub fn judge(response: &mut ResponseHeader, active: &mut Active, is_stream: bool
     let (status, authorized) = (response.status, fetch.asks.authorized);
     let ranged = fetch.asked.contains_key(header::RANGE);
     let answer = Answer { status, headers: &response.headers, fetched, is_stream, authorized, ranged };
-    let (terms, varies) = match policy::judge(&visit.rule, &answer) {
+    let judged = match active.nonce.as_ref().filter(|_| is_page(&response.headers)) {
+        Some(_) => Err(NotStored::Nonce),
+        None => policy::judge(&visit.rule, &answer),
+    };
+    let (terms, varies) = match judged {
         Ok(judged) => judged,
         Err(why) => {
             visit.not_stored = Some(why);
@@ -93,6 +97,14 @@ pub fn judge(response: &mut ResponseHeader, active: &mut Active, is_stream: bool
     if tap.passed() == Passed::NotModified {
         keep_not_modified(response);
     }
+}
+
+/// Whether it is what scripts are in.
+fn is_page(headers: &HeaderMap) -> bool {
+    let kind = headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+    let kind = kind.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
+    // Without a type a browser may take it for one.
+    kind.is_empty() || kind.eq_ignore_ascii_case(b"text/html") || kind.eq_ignore_ascii_case(b"application/xhtml+xml")
 }
 
 /// A HEAD says something of what GET has left (RFC 9111 section 4.3.5).

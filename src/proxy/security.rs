@@ -1,0 +1,171 @@
+//! Security fields: on every answer, set where the app has not set them, and never twice.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use aws_lc_rs::rand;
+use http::{HeaderName, HeaderValue, header};
+use pingora_error::Result;
+use pingora_http::ResponseHeader;
+
+use crate::config::model::{Csp, Hsts, SecurityField, SecurityHeaders};
+
+/// Tells the app the nonce of its page.
+pub const X_CSP_NONCE: HeaderName = HeaderName::from_static("x-csp-nonce");
+
+/// A nonce: 128 bits that nobody can guess, in letters and digits (W3C Content Security Policy Level 3, section 7.1).
+#[must_use]
+pub fn nonce() -> Option<HeaderValue> {
+    let mut bytes = [0; 16];
+    rand::fill(&mut bytes).ok()?;
+    let text: String = bytes
+        .iter()
+        .flat_map(|byte| [byte >> 4, byte & 15])
+        .filter_map(|digit| char::from_digit(digit.into(), 16))
+        .collect();
+    HeaderValue::try_from(text).ok()
+}
+
+/// Adds a set to an answer.
+///
+/// # Errors
+/// None that a valid configuration can cause.
+pub fn add(
+    response: &mut ResponseHeader,
+    set: &SecurityHeaders,
+    https: bool,
+    nonce: Option<&HeaderValue>,
+) -> Result<()> {
+    for name in &set.remove {
+        if response.headers.contains_key(name) {
+            response.remove_header(name);
+        }
+    }
+    // Before ours is there.
+    let app_says_who_frames = says_who_frames(response);
+    if let Some(hsts) = set.hsts.as_ref().filter(|_| https) {
+        add_hsts(response, hsts)?;
+    }
+    match &set.csp {
+        Some(Csp::Fixed(field)) => add_field(response, field)?,
+        Some(Csp::Nonce { name, parts, overrides }) if *overrides || !response.headers.contains_key(name) => {
+            // An answer of ours has no script that would need it, and gets one that nobody knows.
+            let nonce = nonce.cloned().or_else(self::nonce);
+            let nonce = nonce.as_ref().and_then(|nonce| nonce.to_str().ok()).unwrap_or_default();
+            response.insert_header(name.clone(), parts.join(nonce))?;
+        }
+        Some(Csp::Nonce { .. }) | None => {}
+    }
+    for field in &set.fields {
+        if field.name == header::X_FRAME_OPTIONS && app_says_who_frames && !field.overrides {
+            continue;
+        }
+        add_field(response, field)?;
+    }
+    if set.harden_cookies {
+        harden_cookies(response, https)?;
+    }
+    Ok(())
+}
+
+fn add_field(response: &mut ResponseHeader, field: &SecurityField) -> Result<()> {
+    if field.overrides || !response.headers.contains_key(&field.name) {
+        response.insert_header(field.name.clone(), field.value.clone())?;
+    }
+    Ok(())
+}
+
+fn add_hsts(response: &mut ResponseHeader, hsts: &Hsts) -> Result<()> {
+    if !hsts.overrides && response.headers.contains_key(header::STRICT_TRANSPORT_SECURITY) {
+        return Ok(());
+    }
+    if hsts.ramp_from.is_some() {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let value = format!("max-age={}{}", hsts.max_age_at(now), hsts.directives);
+        return response.insert_header(header::STRICT_TRANSPORT_SECURITY, value);
+    }
+    response.insert_header(header::STRICT_TRANSPORT_SECURITY, hsts.value.clone())
+}
+
+/// Whether a policy that is in force says who may frame the page: it goes before X-Frame-Options where both are known.
+fn says_who_frames(response: &ResponseHeader) -> bool {
+    let policies = response.headers.get_all(header::CONTENT_SECURITY_POLICY).iter().map(HeaderValue::as_bytes);
+    let mut directives = policies.flat_map(|policy| policy.split(|byte| matches!(byte, b';' | b',')));
+    directives.any(|directive| {
+        let name = directive.trim_ascii().split(u8::is_ascii_whitespace).next().unwrap_or_default();
+        name.eq_ignore_ascii_case(b"frame-ancestors")
+    })
+}
+
+/// Adds what a cookie lacks (RFC 6265bis section 4.1.2).
+fn harden_cookies(response: &mut ResponseHeader, https: bool) -> Result<()> {
+    if !response.headers.contains_key(header::SET_COOKIE) {
+        return Ok(());
+    }
+    let cookies: Vec<HeaderValue> = response.headers.get_all(header::SET_COOKIE).iter().cloned().collect();
+    let hardened: Vec<HeaderValue> = cookies.iter().map(|cookie| hardened(cookie, https)).collect();
+    if hardened != cookies {
+        response.remove_header(&header::SET_COOKIE);
+        for cookie in hardened {
+            response.append_header(header::SET_COOKIE, cookie)?;
+        }
+    }
+    Ok(())
+}
+
+fn hardened(cookie: &HeaderValue, https: bool) -> HeaderValue {
+    let says = |wanted: &[u8]| {
+        cookie.as_bytes().split(|byte| *byte == b';').skip(1).any(|attribute| {
+            let name = attribute.split(|byte| *byte == b'=').next().unwrap_or_default();
+            name.trim_ascii().eq_ignore_ascii_case(wanted)
+        })
+    };
+    let mut value = cookie.as_bytes().to_vec();
+    if https && !says(b"secure") {
+        value.extend_from_slice(b"; Secure");
+    }
+    if !says(b"samesite") {
+        value.extend_from_slice(b"; SameSite=Lax");
+    }
+    HeaderValue::from_bytes(&value).unwrap_or_else(|_| cookie.clone())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cookies_get_what_they_lack() {
+        for (cookie, https, expected) in [
+            ("a=b", true, "a=b; Secure; SameSite=Lax"),
+            ("a=b", false, "a=b; SameSite=Lax"),
+            ("a=b; Path=/; secure", true, "a=b; Path=/; secure; SameSite=Lax"),
+            ("a=b; SameSite=None", true, "a=b; SameSite=None; Secure"),
+            ("a=b;samesite = strict ; Secure", true, "a=b;samesite = strict ; Secure"),
+            ("secure=samesite", true, "secure=samesite; Secure; SameSite=Lax"),
+        ] {
+            assert_eq!(hardened(&HeaderValue::from_static(cookie), https), expected, "{cookie}");
+        }
+    }
+
+    #[test]
+    fn who_may_frame_a_page() {
+        for (policy, expected) in [
+            ("default-src 'self'; Frame-Ancestors 'none'", true),
+            ("frame-ancestors\thttps://a.test", true),
+            ("default-src 'self', frame-ancestors 'self'", true),
+            ("default-src frame-ancestors", false),
+            ("frame-ancestors-not 'none'", false),
+        ] {
+            let mut response = ResponseHeader::build(200, None).unwrap();
+            response.insert_header(header::CONTENT_SECURITY_POLICY, policy).unwrap();
+            assert_eq!(says_who_frames(&response), expected, "{policy}");
+        }
+    }
+
+    #[test]
+    fn nonces_are_long_and_differ() {
+        let (one, other) = (nonce().unwrap(), nonce().unwrap());
+        assert!(one != other && one.len() == 32);
+    }
+}
