@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help build demo test lint bench bench-shield soak fuzz docs clean
+.PHONY: help build demo test lint bench bench-shield soak fuzz grade docs clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -36,6 +36,10 @@ bench-shield: build ## how the gateways shield a real Gunicorn: slow clients, re
 soak: ## the integration tests in the release build, with the long counts
 	@scripts/setup.sh test
 	PROPYLON_SOAK=1 cargo test --release --locked --test it
+
+grade: build ## the security fields, judged by Mozilla's observatory; needs Node.js 20 or newer with npm
+	@scripts/setup.sh demo
+	python3 -B tests/grade/grade.py
 
 fuzz: ## what the gateway parses itself under libFuzzer, each target for FUZZ_SECONDS=60
 	@scripts/setup.sh fuzz
