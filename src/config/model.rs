@@ -5,6 +5,7 @@
 //! reload. `upstream.rs` holds what belongs to an upstream, `tls.rs` what belongs to TLS. No Pingora, no sockets, no clock.
 
 mod cache;
+mod cors;
 mod limit;
 mod security;
 mod tls;
@@ -20,6 +21,7 @@ use http::{HeaderName, HeaderValue, Method};
 use ipnet::IpNet;
 
 pub use cache::{Cache, CacheDisk, CacheRule, CookiePattern, KeyQuery, Ttl};
+pub use cors::{Cors, OriginPattern};
 pub use limit::{KeyPart, OnRedisDown, Rate, RateLimit, Redis, RedisKind, RedisNode, RedisUrl, Secret};
 pub use security::{Csp, Hsts, SecurityField, SecurityHeaders};
 pub use tls::{CertificateFiles, ClientCerts, Tls, TlsVersion, UpstreamTls};
@@ -235,6 +237,8 @@ pub struct Route {
     pub request_headers: HeaderEdits,
     pub response_headers: HeaderEdits,
     pub security: SecurityHeaders,
+    /// None: the app's own affair.
+    pub cors: Option<Cors>,
 }
 
 /// Who goes first where requests wait for an endpoint.

@@ -6,6 +6,7 @@
 //! security fields have files of their own.
 
 mod cache;
+mod cors;
 mod limit;
 mod route;
 mod security;
@@ -15,6 +16,7 @@ mod upstream;
 use std::time::Duration;
 
 pub use cache::{Cache, CacheDisk, CacheRule};
+pub use cors::Cors;
 pub use limit::{RateLimit, Redis};
 pub use route::{HeaderEdits, Redirect, Respond, Route};
 pub use security::{Csp, SecurityHeaders};

@@ -11,6 +11,7 @@ use crate::config::model::{Action, Balance, HashKey, HeadLimits, RedirectPiece, 
 use crate::edge::exchange::Exchange;
 use crate::proxy::cache;
 use crate::proxy::context::{Active, origin};
+use crate::proxy::cors;
 use crate::proxy::forward;
 use crate::proxy::limit;
 use crate::proxy::rejection::{Reason, Rejection};
@@ -63,6 +64,9 @@ pub fn accept(request: &mut RequestHeader, active: &mut Active) -> Result<Next, 
     }
     let decoded = decode_path(path).map_err(bad_target)?;
     query.map_or(Ok(()), check_query).map_err(bad_target)?;
+    if let Some(answer) = preflight(request, active, &exchange, name, &decoded)? {
+        return Ok(Next::Answer(Box::new(answer)));
+    }
     let index = match exchange.snapshot.table.find(name, &decoded, &request.method) {
         Found::Route(index) => index,
         Found::NotFound => return Err(Reason::NoRoute.into()),
@@ -76,6 +80,7 @@ pub fn accept(request: &mut RequestHeader, active: &mut Active) -> Result<Next, 
     };
     active.route = Some(index);
     active.counted = Some(metrics.enter());
+    active.origin = route.cors.as_ref().and_then(|cors| cors::allowed(&request.headers, cors));
     limit::begin(request, active, exchange.snapshot.limits(index), name)?;
     check_body(&exchange, request, route)?;
     match &route.action {
@@ -106,6 +111,23 @@ pub fn accept(request: &mut RequestHeader, active: &mut Active) -> Result<Next, 
             Ok(Next::Proxy)
         }
     }
+}
+
+/// The answer to what a browser asks beforehand, if the route that it asks for says who may; its methods need not name OPTIONS.
+fn preflight(
+    request: &RequestHeader,
+    active: &mut Active,
+    exchange: &Exchange,
+    host: Option<&str>,
+    path: &[u8],
+) -> Result<Option<Answer>, Rejection> {
+    let Some(method) = cors::preflighted(request) else { return Ok(None) };
+    let Found::Route(index) = exchange.snapshot.table.find(host, path, &method) else { return Ok(None) };
+    let Some((route, metrics)) = exchange.snapshot.route(index) else { return Ok(None) };
+    let Some(cors) = &route.cors else { return Ok(None) };
+    active.route = Some(index);
+    active.counted = Some(metrics.enter());
+    cors::answer(&request.headers, cors, &method).map(Some)
 }
 
 /// The name by which the client asked for the certificate of its connection.

@@ -35,6 +35,8 @@ pub struct Active {
     pub route: Option<usize>,
     /// What the scripts of its page are known by, where its route has a policy with a nonce.
     pub nonce: Option<HeaderValue>,
+    /// What the page that asks is told its origin is, where its route lets it read the answer.
+    pub origin: Option<HeaderValue>,
     /// The request in its route's metrics.
     pub counted: Option<RequestInFlight>,
     /// What Redis is to be asked about the request.
@@ -114,6 +116,7 @@ impl Active {
             https,
             route: None,
             nonce: None,
+            origin: None,
             counted: None,
             question: None,
             limited: None,

@@ -20,6 +20,7 @@ mod accept;
 mod attempt;
 mod cache;
 mod context;
+mod cors;
 pub mod exchange;
 mod finish;
 mod forward;

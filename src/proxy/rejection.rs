@@ -72,6 +72,7 @@ reasons! {
     BadHost 400 "bad_host" "The Host field is missing, repeated or invalid";
     BadTarget 400 "bad_target" "The request target is not acceptable";
     BadBody 400 "bad_body" "The request body is malformed";
+    CorsRefused 403 "cors_refused" "A page of this origin may not send this request";
     NoRoute 404 "no_route" "Nothing is served here";
     MethodNotAllowed 405 "method_not_allowed" "This method is not allowed here";
     HeaderTimeout 408 "header_timeout" "The request head took too long to arrive";

@@ -10,6 +10,7 @@ use crate::header::request_id::X_REQUEST_ID;
 use crate::header::stream::{is_event_stream, is_stream};
 use crate::proxy::cache::{self, Way};
 use crate::proxy::context::Active;
+use crate::proxy::cors;
 use crate::proxy::limit;
 use crate::proxy::rejection::{Reason, Rejection};
 use crate::proxy::security;
@@ -90,6 +91,9 @@ pub fn edit_for_route(response: &mut ResponseHeader, active: &Active) -> Result<
     let security = route.map_or(&snapshot.config.security, |route| &route.security);
     security::add(response, security, active.https, active.nonce.as_ref())?;
     let Some(route) = route else { return Ok(()) };
+    if let Some(cors) = &route.cors {
+        cors::add(response, cors, active.origin.as_ref())?;
+    }
     limit::add_fields(response, active)?;
     for name in &route.response_headers.remove {
         response.remove_header(name);

@@ -9,6 +9,7 @@ mod harness;
 // The edge: what a client may send, and what it gets.
 mod body;
 mod connections;
+mod cors;
 mod framing;
 mod head;
 mod hostile;

@@ -7,7 +7,7 @@ use super::super::place::At;
 use super::super::schema::{Described, Inside, Int, KeyInfo, OneOrMany, Presence, SectionInfo, Table, section};
 use super::super::value::{FieldName, FieldValue, RedirectStatus, Size, StripPrefix, Timeout};
 use super::super::walk::{Node, Read, Walk};
-use super::RateLimit;
+use super::{Cors, RateLimit};
 
 section! {
     /// What happens to requests for a host and a path. Exactly one of `upstream`, `respond` and `redirect` is required.
@@ -64,8 +64,10 @@ section! {
         response_headers: HeaderEdits = "{}",
         /// The set of security fields on its answers: a name under `[security_headers]`, or `"off"`.
         security_headers: String = r#""basic""#,
+        /// Which pages of other origins may read its answers. Without it that is the app's affair.
+        cors: Cors,
     }
-    later ["access", "cors"]
+    later ["access"]
 }
 
 section! {

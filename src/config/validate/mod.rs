@@ -6,6 +6,7 @@
 
 mod cache;
 mod capacity;
+mod cors;
 mod error_pages;
 mod headers;
 mod limit;

@@ -88,6 +88,7 @@ fn build(raw: raw::Route, place: &Place, upstreams: &[Built], common: &Common<'_
         request_headers: headers::build(given(raw.request_headers), Way::Request, report),
         response_headers: headers::build(given(raw.response_headers), Way::Response, report),
         security: common.security.of(raw.security_headers.as_ref(), report),
+        cors: raw.cors.map(|cors| super::cors::build(cors, report)),
     }
 }
 

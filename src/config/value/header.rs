@@ -11,6 +11,31 @@ use super::super::walk::{Reject, Text};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FieldName(pub HeaderName);
 
+/// The name of a field that a page may set, or any.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum CorsField {
+    Any,
+    Named(HeaderName),
+}
+
+impl Text for CorsField {
+    const KIND: &'static str = "field name";
+    const EXPECTED: &'static str = "a field name such as \"Authorization\", or \"*\"";
+
+    fn parse(text: &str) -> Result<Self, Reject> {
+        if text == "*" { Ok(Self::Any) } else { FieldName::parse(text).map(|name| Self::Named(name.0)) }
+    }
+}
+
+impl std::fmt::Display for CorsField {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Any => out.write_str("*"),
+            Self::Named(name) => out.write_str(name.as_str()),
+        }
+    }
+}
+
 /// A field value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FieldValue(pub HeaderValue);

@@ -27,6 +27,7 @@ fn route(hosts: &[HostPattern], path: PathPattern, methods: &[&str]) -> Route {
         request_headers: HeaderEdits::default(),
         response_headers: HeaderEdits::default(),
         security: SecurityHeaders::default(),
+        cors: None,
     }
 }
 
