@@ -13,9 +13,9 @@ use super::freshness::date;
 pub const CONDITIONS: [HeaderName; 6] =
     [IF_NONE_MATCH, IF_MODIFIED_SINCE, IF_MATCH, IF_UNMODIFIED_SINCE, IF_RANGE, RANGE];
 
-/// Fields of a 304 (RFC 9110 section 15.4.5) beside those the gateway adds; what else the kept head has is known to the client.
-const OF_NOT_MODIFIED: [&str; 7] =
-    ["cache-control", "content-location", "date", "etag", "expires", "vary", "last-modified"];
+/// Fields of an answer that its 304 does not have (RFC 9110 section 15.4.5): they speak of the body. All others it has, or what the gateway
+/// adds where an app says nothing would take the place of what the app has said.
+const OF_THE_BODY: [&str; 5] = ["content-length", "content-type", "content-encoding", "content-range", "set-cookie"];
 
 /// Whether only the app can answer: the request is to have an effect on a certain state alone, or wants to know of it.
 #[must_use]
@@ -111,8 +111,8 @@ pub fn confirms(says: &HeaderMap, kept: &HeaderMap) -> Option<bool> {
 /// The head of a 304 out of that of the answer.
 #[must_use]
 pub fn not_modified(kept: &HeaderMap) -> HeaderMap {
-    let mut head = HeaderMap::with_capacity(OF_NOT_MODIFIED.len() + 4);
-    for (name, value) in kept.iter().filter(|(name, _)| OF_NOT_MODIFIED.contains(&name.as_str())) {
+    let mut head = HeaderMap::with_capacity(kept.len() + 4);
+    for (name, value) in kept.iter().filter(|(name, _)| !OF_THE_BODY.contains(&name.as_str())) {
         head.append(name, value.clone());
     }
     head

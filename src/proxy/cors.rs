@@ -30,9 +30,10 @@ pub fn preflighted(request: &RequestHeader) -> Option<Method> {
 pub fn allowed(request: &HeaderMap, cors: &Cors) -> Option<HeaderValue> {
     let mut origins = request.get_all(header::ORIGIN).iter();
     let (Some(origin), None) = (origins.next(), origins.next()) else { return None };
-    let pattern = cors.origins.iter().find(|pattern| pattern.matches(origin.as_bytes()))?;
-    let is_any = matches!(pattern, OriginPattern::Any) && !cors.credentials;
-    Some(if is_any { ASTERISK } else { origin.clone() })
+    if is_for_any(cors) {
+        return Some(ASTERISK);
+    }
+    cors.origins.iter().any(|pattern| pattern.matches(origin.as_bytes())).then(|| origin.clone())
 }
 
 /// Answers a preflight request for `method`.
@@ -42,8 +43,8 @@ pub fn allowed(request: &HeaderMap, cors: &Cors) -> Option<HeaderValue> {
 pub fn answer(request: &HeaderMap, cors: &Cors, method: &Method) -> Result<Answer, Rejection> {
     let refuse = |what: &'static str| Err(Rejection::new(Reason::CorsRefused, what));
     let Some(origin) = allowed(request, cors) else { return refuse("the origin is not one of cors.origins") };
-    // Browsers need nobody's word for these (Fetch Standard, section 2.2.1).
-    let is_simple = [Method::GET, Method::HEAD, Method::POST].contains(method);
+    // Browsers need nobody's word for these (Fetch Standard, section 2.2.1); nor for POST, but what they ask about here changes things.
+    let is_simple = [Method::GET, Method::HEAD].contains(method);
     if !is_simple && !cors.methods.contains(method) {
         return refuse("the method is not one of cors.methods");
     }
@@ -90,9 +91,8 @@ pub fn add(response: &mut ResponseHeader, cors: &Cors, origin: Option<&HeaderVal
     if response.headers.keys().any(|name| name.as_str().starts_with("access-control-")) {
         return Ok(());
     }
-    let is_for_any = !cors.credentials && cors.origins.iter().any(|origin| matches!(origin, OriginPattern::Any));
     // Whoever is asked by another origin, or by none, gets another answer.
-    if !is_for_any && !varies_by_origin(&response.headers) {
+    if !is_for_any(cors) && !varies_by_origin(&response.headers) {
         response.append_header(header::VARY, "Origin")?;
     }
     let Some(origin) = origin else { return Ok(()) };
@@ -105,6 +105,11 @@ pub fn add(response: &mut ResponseHeader, cors: &Cors, origin: Option<&HeaderVal
         response.insert_header(header::ACCESS_CONTROL_EXPOSE_HEADERS, names.join(", "))?;
     }
     Ok(())
+}
+
+/// Whether everybody gets the same answer.
+fn is_for_any(cors: &Cors) -> bool {
+    !cors.credentials && cors.origins.iter().any(|origin| matches!(origin, OriginPattern::Any))
 }
 
 fn varies_by_origin(headers: &HeaderMap) -> bool {

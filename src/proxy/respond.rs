@@ -119,7 +119,7 @@ fn head(request: &RequestHeader, active: &Active, answer: &Answer) -> Result<(Re
         head.append_header(name.clone(), value.clone())?;
     }
     head.insert_header(X_REQUEST_ID, active.request_id.clone())?;
-    edit_for_route(&mut head, active)?;
+    edit_for_route(&mut head, active, false)?;
     Ok((head, body))
 }
 

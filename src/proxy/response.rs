@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use http::{HeaderName, StatusCode};
+use http::{HeaderName, StatusCode, header};
 use pingora_error::{Error, ErrorType, Result};
 use pingora_http::ResponseHeader;
 
@@ -78,18 +78,24 @@ pub fn edit(response: &mut ResponseHeader, active: &Active) -> Result<()> {
     if let Some(visit) = active.visit.as_deref().filter(|visit| visit.way != Way::Unsafe) {
         cache::add_status(response, visit, None)?;
     }
-    edit_for_route(response, active)
+    edit_for_route(response, active, response.status == StatusCode::NOT_MODIFIED)
 }
 
-/// Security fields, and the route's own additions and removals, on the app's answers and on ours.
+/// Security fields, and the route's own additions and removals, on the app's answers and on ours. `is_short`: it lacks fields that the
+/// app's answer had.
 ///
 /// # Errors
 /// None that a valid configuration can cause.
-pub fn edit_for_route(response: &mut ResponseHeader, active: &Active) -> Result<()> {
+pub fn edit_for_route(response: &mut ResponseHeader, active: &Active, is_short: bool) -> Result<()> {
     let snapshot = &active.exchange.snapshot;
     let route = active.route.and_then(|index| snapshot.route(index)).map(|(route, _)| route);
     let security = route.map_or(&snapshot.config.security, |route| &route.security);
-    security::add(response, security, active.https, active.nonce.as_ref())?;
+    let says_hsts = response.headers.contains_key(header::STRICT_TRANSPORT_SECURITY);
+    let app_says_hsts = snapshot.app_says_hsts(active.route, says_hsts);
+    // Whoever is told a shorter time forgets the longer one of the app (RFC 6797 section 8.1).
+    let https =
+        active.https && (says_hsts || !app_says_hsts || security.hsts.as_ref().is_some_and(|hsts| hsts.overrides));
+    security::add(response, security, active.https, https, active.nonce.as_ref(), is_short)?;
     let Some(route) = route else { return Ok(()) };
     if let Some(cors) = &route.cors {
         cors::add(response, cors, active.origin.as_ref())?;

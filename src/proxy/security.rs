@@ -3,7 +3,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::rand;
-use http::{HeaderName, HeaderValue, header};
+use http::{HeaderName, HeaderValue, StatusCode, header};
 use pingora_error::Result;
 use pingora_http::ResponseHeader;
 
@@ -25,7 +25,8 @@ pub fn nonce() -> Option<HeaderValue> {
     HeaderValue::try_from(text).ok()
 }
 
-/// Adds a set to an answer.
+/// Adds a set to an answer. A 304 of an app is short of fields that its answer had: what is added to it would take their place in what
+/// the client has kept (RFC 9111 section 3.2), so with `is_short` it gets only what goes before the app's anyway.
 ///
 /// # Errors
 /// None that a valid configuration can cause.
@@ -33,29 +34,35 @@ pub fn add(
     response: &mut ResponseHeader,
     set: &SecurityHeaders,
     https: bool,
+    says_hsts: bool,
     nonce: Option<&HeaderValue>,
+    is_short: bool,
 ) -> Result<()> {
     for name in &set.remove {
         if response.headers.contains_key(name) {
             response.remove_header(name);
         }
     }
-    // Before ours is there.
-    let app_says_who_frames = says_who_frames(response);
-    if let Some(hsts) = set.hsts.as_ref().filter(|_| https) {
+    // Before ours is there, unless that takes its place.
+    let stays = set.csp.as_ref().is_none_or(|csp| !csp.overrides() || *csp.name() != header::CONTENT_SECURITY_POLICY);
+    let app_says_who_frames = stays && says_who_frames(response);
+    if let Some(hsts) = set.hsts.as_ref().filter(|_| says_hsts) {
         add_hsts(response, hsts)?;
     }
     match &set.csp {
-        Some(Csp::Fixed(field)) => add_field(response, field)?,
-        Some(Csp::Nonce { name, parts, overrides }) if *overrides || !response.headers.contains_key(name) => {
+        Some(Csp::Fixed(field)) if field.overrides || !is_short => add_field(response, field)?,
+        // What the client has kept has the nonce that it came with.
+        Some(Csp::Nonce { name, parts, overrides })
+            if response.status != StatusCode::NOT_MODIFIED && (*overrides || !response.headers.contains_key(name)) =>
+        {
             // An answer of ours has no script that would need it, and gets one that nobody knows.
             let nonce = nonce.cloned().or_else(self::nonce);
             let nonce = nonce.as_ref().and_then(|nonce| nonce.to_str().ok()).unwrap_or_default();
             response.insert_header(name.clone(), parts.join(nonce))?;
         }
-        Some(Csp::Nonce { .. }) | None => {}
+        Some(_) | None => {}
     }
-    for field in &set.fields {
+    for field in set.fields.iter().filter(|field| field.overrides || !is_short) {
         if field.name == header::X_FRAME_OPTIONS && app_says_who_frames && !field.overrides {
             continue;
         }

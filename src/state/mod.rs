@@ -5,6 +5,7 @@ pub mod connections;
 mod shared;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::SystemTime;
 
 use futures_util::future::join_all;
@@ -47,6 +48,8 @@ pub struct Snapshot {
     pub cache_redis: Option<Arc<Redis>>,
     /// None where no listener speaks TLS.
     pub tls: Option<Arc<ServerTls>>,
+    /// Which routes' apps have said `Strict-Transport-Security` themselves; the last is whether any has.
+    says_hsts: Box<[AtomicBool]>,
     /// What is made of files that other programs may change.
     pub watched: Vec<Watched>,
     resolver: Resolver,
@@ -79,6 +82,7 @@ impl Snapshot {
             route_metrics: config.routes.iter().map(|route| shared.metrics.route(&route.name)).collect(),
             limits: config.routes.iter().map(|route| Limits::build(&route.rate_limits, &shared.metrics)).collect(),
             cache_rules: Rules::build(config.cache.as_ref(), &shared.metrics),
+            says_hsts: (0..=config.routes.len()).map(|_| AtomicBool::new(false)).collect(),
             redis,
             cache_redis,
             upstreams,
@@ -118,6 +122,18 @@ impl Snapshot {
         let goes_on = |redis: &&Arc<Redis>| next.connections_to_redis().any(|next| Arc::ptr_eq(next, redis));
         self.connections_to_redis().filter(|redis| !goes_on(redis)).for_each(|redis| redis.stop());
         self.upstreams.iter().for_each(|upstream| upstream.retire());
+    }
+
+    /// Whether the app of a route, or without one of any, is known to say `Strict-Transport-Security` itself; `now`: it does so now.
+    #[must_use]
+    pub fn app_says_hsts(&self, route: Option<usize>, now: bool) -> bool {
+        let any = self.says_hsts.len() - 1;
+        let Some(said) = self.says_hsts.get(route.unwrap_or(any)) else { return false };
+        if now && !said.load(Relaxed) {
+            said.store(true, Relaxed);
+            self.says_hsts.get(any).into_iter().for_each(|any| any.store(true, Relaxed));
+        }
+        said.load(Relaxed)
     }
 
     fn connections_to_redis(&self) -> impl Iterator<Item = &Arc<Redis>> {

@@ -46,6 +46,14 @@ const CONFIG: &str = r#"
     upstream = "app"
     cors = { origins = ["*"], headers = ["*"] }
     [[routes]]
+    path = "/read"
+    upstream = "app"
+    cors = { origins = ["https://app.test", "~.*"], methods = ["GET"], headers = ["Content-Type"] }
+    [[routes]]
+    path = "/mixed"
+    upstream = "app"
+    cors = { origins = ["https://app.test", "*"] }
+    [[routes]]
     path = "/other"
     upstream = "app"
     cors = { origins = ["https://other.test"] }
@@ -130,6 +138,7 @@ fn what_browsers_ask_beforehand_is_answered_here() {
         ("/allowed", "null", "GET", ""),
         ("/allowed", "https://app.test", "GET", "X-Other"),
         ("/allowed/x", "https://app.test", "PUT", ""),
+        ("/read", "https://app.test", "POST", "Content-Type"),
         ("/other", "https://app.test", "GET", ""),
     ] {
         let refused = preflight(&gateway, target, origin, method, headers).expect(403);
@@ -170,6 +179,9 @@ fn pages_may_read_answers_and_errors_and_the_apps_own_word_stands() {
     assert_eq!(said(&gateway.connect().request("GET", "/allowed", &two, "")), vec![]);
     let any = ask("/any", "https://anybody.test").expect(200);
     assert_eq!((said(&any), any.fields.all("vary")), (pairs(&[("allow-origin", "*")]), vec!["Accept"]));
+    let mixed = ask("/mixed", "https://app.test").expect(200);
+    assert_eq!((said(&mixed), mixed.fields.all("vary")), (pairs(&[("allow-origin", "*")]), vec!["Accept"]));
+    assert_eq!(said(&ask("/read", "null").expect(200)), vec![], "every page in a sandbox");
     // Errors, the app's and ours: without this they look like something else to whoever looks for them.
     for (target, status, method, body) in [
         ("/allowed/fails", 500, "GET", String::new()),

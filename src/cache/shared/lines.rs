@@ -117,11 +117,13 @@ pub struct Followed {
     pub keys: Number,
     /// When that was all there was, by Redis' clock.
     pub time: Millis,
+    /// Which Redis that was.
+    pub place: u32,
 }
 
 impl std::fmt::Display for Followed {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(out, "{} {} {}", self.log, self.keys, self.time)
+        write!(out, "{} {} {} {}", self.log, self.keys, self.time, self.place)
     }
 }
 
@@ -130,7 +132,8 @@ impl Followed {
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let mut words = text.split_ascii_whitespace().map(|word| word.parse().ok());
-        let followed = Self { log: words.next()??, keys: words.next()??, time: words.next()?? };
+        let (log, keys, time, place) = (words.next()??, words.next()??, words.next()??, words.next()??);
+        let followed = Self { log, keys, time, place: u32::try_from(place).ok()? };
         words.next().is_none().then_some(followed)
     }
 }
@@ -224,9 +227,9 @@ impl Reader {
         (self.log, self.keys, self.time)
     }
 
-    /// How far everything is done.
-    pub fn followed(&self) -> Option<Followed> {
-        Some(Followed { log: self.log, keys: self.keys?, time: self.time? })
+    /// How far everything is done, in the Redis `place`.
+    pub fn followed(&self, place: u32) -> Option<Followed> {
+        Some(Followed { log: self.log, keys: self.keys?, time: self.time?, place })
     }
 
     /// Takes in a page of `most` lines. What `own` has is done here.
@@ -389,7 +392,7 @@ mod tests {
         assert_eq!(reader.from(), (5, Some(3), Some(HOUR)));
         let page = || page(HOUR + 1, &[tag(5), tag(6), tag(77)], &[tag(3), tag(8)]);
         assert_eq!(news(&mut reader, page()), (vec![6, 8], false, Loss::None));
-        assert_eq!(reader.followed(), Some(Followed { log: 77, keys: 8, time: HOUR + 1 }));
+        assert_eq!(reader.followed(7), Some(Followed { log: 77, keys: 8, time: HOUR + 1, place: 7 }));
     }
 
     #[test]
@@ -444,7 +447,7 @@ mod tests {
 
     #[test]
     fn who_was_away_reads_on_where_it_was() {
-        let begin = Followed { log: 5, keys: 3, time: HOUR };
+        let begin = Followed { log: 5, keys: 3, time: HOUR, place: 7 };
         let start = || Reader::new(Some(begin));
         let all = [begins(1, Says::Since(None)), tag(5), tag(6)];
         assert_eq!(news(&mut start(), page(9 * HOUR, &all, &[tag(3), tag(4)])), (vec![6, 4], false, Loss::None));
@@ -466,9 +469,9 @@ mod tests {
         for bad in ["", "1", "-", "1-", "x-1", "99999999999999999-0", "1-9999999"] {
             assert_eq!(number(bad.as_bytes()), None, "{bad}");
         }
-        let followed = Followed { log: 1, keys: 2, time: 3 };
+        let followed = Followed { log: 1, keys: 2, time: 3, place: 4 };
         assert_eq!(Followed::parse(&format!("{followed}\n")), Some(followed));
-        for bad in ["", "1 2", "1 2 x", "1 2 3 4"] {
+        for bad in ["", "1 2 3", "1 2 3 x", "1 2 3 4 5", "1 2 3 4294967296"] {
             assert_eq!(Followed::parse(bad), None, "{bad}");
         }
     }

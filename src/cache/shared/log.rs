@@ -14,7 +14,7 @@ use futures_util::future::join_all;
 use parking_lot::Mutex;
 use redis::{Cmd, Value};
 
-use super::lines::{self, Line, Loss, News, Number, Own, Page, Reader, Says};
+use super::lines::{self, Followed, Line, Loss, News, Number, Own, Page, Reader, Says};
 use super::outbox::{Outbox, Purge};
 use super::packed::Offset;
 use super::{Keys, bytes, integer};
@@ -110,20 +110,24 @@ impl Log {
 
     /// Tells the others what is purged here, and purges here what others tell, until aborted.
     pub async fn follow(self: Arc<Self>, cache: Weak<Cache>) {
+        let taker = self.outbox.begin();
+        let place = crc32fast::hash(self.redis.config().url.to_string().as_bytes());
         let begin = match cache.upgrade() {
-            Some(cache) => cache.followed().await,
+            Some(cache) => self.begin(&cache, place).await,
             None => return,
         };
+        // A mark that is still to be written.
+        let mut owes_mark = false;
         let (mut reader, mut own, mut most) = (Reader::new(begin), Own::default(), AT_ONCE);
         let mut noted: Option<Instant> = None;
         loop {
             let asked = Instant::now();
-            let page = match self.exchange(&reader, &mut own, most).await {
+            let page = match self.exchange(&reader, taker, &mut own, &mut owes_mark, most).await {
                 Ok(page) => page,
                 Err(error) => {
                     tracing::debug!(%error, "the log of purges was not read");
-                    // It may be that much that it takes too long.
-                    most = (most / 2).max(1);
+                    // It may be that much that it takes too long. The first of them was read already.
+                    most = (most / 2).max(2);
                     self.metrics.set_current(self.is_current());
                     tokio::time::sleep(PAUSE).await;
                     continue;
@@ -136,11 +140,7 @@ impl Log {
             if news.loss != Loss::None {
                 self.outbox.repeat(*self.current.lock());
             }
-            if news.loss == Loss::Unmarked
-                && let Err(error) = self.begin_anew(&reader).await
-            {
-                tracing::debug!(%error, "the log of purges has no mark of what was lost");
-            }
+            owes_mark |= news.loss == Loss::Unmarked;
             let more = news.more;
             let is_new = self.mark(news, &cache).await;
             self.read_to.store(reader.from().0, Relaxed);
@@ -150,8 +150,8 @@ impl Log {
             own = Own::default();
             *self.current.lock() = Some(asked);
             self.metrics.set_current(true);
-            self.outbox.settle();
-            if let Some(followed) = reader.followed()
+            self.outbox.settle(taker);
+            if let Some(followed) = reader.followed(place)
                 && (is_new || noted.is_none_or(|at| at.elapsed() > NOTED))
             {
                 noted = Some(Instant::now());
@@ -164,9 +164,31 @@ impl Log {
         }
     }
 
+    /// How far purges of others are done here. In another Redis they are others: then all that is here is let go.
+    async fn begin(&self, cache: &Arc<Cache>, place: u32) -> Option<Followed> {
+        let followed = cache.followed().await?;
+        if followed.place == place {
+            return Some(followed);
+        }
+        tracing::warn!("answers are shared through another redis: everything in the cache counts as purged");
+        cache.clone().purge_from_afar(vec![Says::Purged(What::Prefix(Box::default()), How::Hard)]).await;
+        None
+    }
+
     /// Writes what waits, and reads on.
-    async fn exchange(&self, reader: &Reader, own: &mut Own, most: usize) -> Result<Page, Unanswered> {
-        self.publish(own).await?;
+    async fn exchange(
+        &self,
+        reader: &Reader,
+        taker: u64,
+        own: &mut Own,
+        owes_mark: &mut bool,
+        most: usize,
+    ) -> Result<Page, Unanswered> {
+        if *owes_mark {
+            self.begin_anew(reader).await?;
+            *owes_mark = false;
+        }
+        self.publish(taker, own).await?;
         let (log, keys, time) = reader.from();
         let keys = keys.map(lines::id).unwrap_or_default();
         let time = time.map(|time| time.to_string()).unwrap_or_default();
@@ -182,9 +204,9 @@ impl Log {
     }
 
     /// Writes what waits into the log.
-    async fn publish(&self, own: &mut Own) -> Result<(), Unanswered> {
+    async fn publish(&self, taker: u64, own: &mut Own) -> Result<(), Unanswered> {
         loop {
-            let some = self.outbox.take(TOLD_AT_ONCE);
+            let some = self.outbox.take(taker, TOLD_AT_ONCE);
             if some.is_empty() {
                 return Ok(());
             }
@@ -202,7 +224,7 @@ impl Log {
                     own.log.insert(number)
                 };
             }
-            self.outbox.sent(some.len());
+            self.outbox.sent(taker, some.len());
             self.metrics.record_told(some.len() as u64);
         }
     }

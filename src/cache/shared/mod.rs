@@ -3,10 +3,10 @@
 //!
 //! Under one key of the cache there are two hashes in Redis: the answers ([`packed`]), by what of the request they depend on, and the
 //! leases. Who finds no answer gets a lease: the right to fetch it, for which others wait, and the right to keep it. A purge takes both
-//! away, so what was fetched before it is not kept after. Purges by prefix and tag are in a [`log`](self::log).
+//! away, so what was fetched before it is not kept after. Gateways tell each other of purges in a [`log`](self::log).
 //!
-//! Nothing here is needed: while Redis does not answer each gateway goes on by itself. No request waits for it longer than
-//! `redis.timeout`, nor for another gateway longer than the rule's `collapse_timeout`. It has a connection of its own, so that bodies
+//! Nothing here is needed: while Redis does not answer each gateway goes on by itself. No question takes longer than
+//! `redis.timeout`, and none waits for another gateway longer than the rule's `collapse_timeout`. It has a connection of its own, so that bodies
 //! do not hold up what limits ask.
 
 mod lines;

@@ -31,6 +31,8 @@ pub struct Outbox {
 
 #[derive(Debug, Default)]
 struct State {
+    /// Which task takes out: the one that began last.
+    taker: u64,
     waiting: Vec<Purge>,
     put_in: u64,
     /// What waits means these.
@@ -87,9 +89,27 @@ impl Outbox {
         open.or_else(|| state.unread.meets(key).then_some(state.taken))
     }
 
-    /// The next that are to be told, `most` at once; they stay until [`Outbox::sent`].
-    pub fn take(&self, most: usize) -> Vec<Purge> {
+    /// A task begins to take out, for another Redis: what the one before has told there of late is told again. What comes back says who
+    /// it is; another has nothing to say any more.
+    pub fn begin(&self) -> u64 {
         let mut state = self.state.lock();
+        state.taker += 1;
+        let sending = std::mem::take(&mut state.sending);
+        let sent = std::mem::take(&mut state.sent);
+        let now = Instant::now();
+        let recent = |at: Instant| now.saturating_duration_since(at) <= Duration::from_millis(REPEATED);
+        let again = sent.into_iter().filter(|(at, _)| recent(*at)).map(|(_, purge)| purge);
+        let again: Vec<Purge> = again.chain(sending).collect();
+        again.into_iter().for_each(|purge| state.put(purge));
+        state.taker
+    }
+
+    /// The next that are to be told, `most` at once; they stay until [`Outbox::sent`].
+    pub fn take(&self, taker: u64, most: usize) -> Vec<Purge> {
+        let mut state = self.state.lock();
+        if state.taker != taker {
+            return Vec::new();
+        }
         if state.sending.is_empty() {
             state.sending = std::mem::take(&mut state.waiting).into();
             state.taken = state.put_in;
@@ -101,9 +121,12 @@ impl Outbox {
     }
 
     /// The first so many of those that were taken out are in the log.
-    pub fn sent(&self, count: usize) {
+    pub fn sent(&self, taker: u64, count: usize) {
         let now = Instant::now();
         let mut state = self.state.lock();
+        if state.taker != taker {
+            return;
+        }
         let count = count.min(state.sending.len());
         let told: Vec<Purge> = state.sending.drain(..count).collect();
         state.sent.extend(told.into_iter().map(|purge| (now, purge)));
@@ -112,9 +135,9 @@ impl Outbox {
     }
 
     /// The log was read to its end.
-    pub fn settle(&self) {
+    pub fn settle(&self, taker: u64) {
         let mut state = self.state.lock();
-        if !state.sending.is_empty() {
+        if state.taker != taker || !state.sending.is_empty() {
             return;
         }
         state.unread = Means::default();
@@ -175,22 +198,22 @@ mod tests {
         let (a, b) = (half_sha256(b"a"), half_sha256(b"b"));
         let number = outbox.put([soft("a"), key("a"), key("a")]);
         assert!(outbox.meets(&a).is_some() && outbox.meets(&b).is_none());
-        assert_eq!(outbox.take(9), [soft("a"), key("a")], "said twice, told once");
+        assert_eq!(outbox.take(0, 9), [soft("a"), key("a")], "said twice, told once");
         // What was taken out may have been done already when the next is put in.
         outbox.put([key("a")]);
-        assert_eq!(outbox.take(1), [soft("a")], "not told yet: it is taken out again");
-        outbox.sent(1);
-        outbox.settle();
+        assert_eq!(outbox.take(0, 1), [soft("a")], "not told yet: it is taken out again");
+        outbox.sent(0, 1);
+        outbox.settle(0);
         assert!(outbox.meets(&a).is_some() && !outbox.told(number, Duration::ZERO).await);
-        assert_eq!(outbox.take(9), [key("a")]);
-        outbox.sent(1);
-        outbox.settle();
+        assert_eq!(outbox.take(0, 9), [key("a")]);
+        outbox.sent(0, 1);
+        outbox.settle(0);
         assert!(outbox.told(number, Duration::ZERO).await);
         assert!(outbox.meets(&a).is_some(), "the second waits");
-        assert_eq!(outbox.take(9).len(), 1);
-        outbox.sent(1);
+        assert_eq!(outbox.take(0, 9).len(), 1);
+        outbox.sent(0, 1);
         assert!(outbox.meets(&a).is_some(), "not read yet");
-        outbox.settle();
+        outbox.settle(0);
         assert!(outbox.meets(&a).is_none());
         outbox.put([(What::Tag(b"t".as_slice().into()), How::Hard)]);
         assert!(outbox.meets(&a).is_some() && outbox.meets(&b).is_some(), "what has the tag is not known");
@@ -200,15 +223,15 @@ mod tests {
     fn what_was_told_of_late_is_told_again() {
         let outbox = Outbox::default();
         outbox.put([key("a"), key("b")]);
-        outbox.take(9);
-        outbox.sent(1);
+        outbox.take(0, 9);
+        outbox.sent(0, 1);
         outbox.repeat(Some(Instant::now()));
-        assert_eq!(outbox.take(9), [key("b")]);
-        outbox.sent(1);
-        assert_eq!(outbox.take(9), [key("a")]);
-        outbox.sent(1);
+        assert_eq!(outbox.take(0, 9), [key("b")]);
+        outbox.sent(0, 1);
+        assert_eq!(outbox.take(0, 9), [key("a")]);
+        outbox.sent(0, 1);
         outbox.repeat(Some(Instant::now() + Duration::from_secs(61)));
-        assert_eq!(outbox.take(9), []);
+        assert_eq!(outbox.take(0, 9), []);
     }
 
     #[test]
@@ -216,6 +239,20 @@ mod tests {
         let outbox = Outbox::default();
         outbox.put((0..=WAITING_MOST).map(|number| key(&number.to_string())));
         assert!(outbox.state.lock().open.keys.is_empty());
-        assert_eq!(outbox.take(9), [(What::Prefix(Box::default()), How::Hard)]);
+        assert_eq!(outbox.take(0, 9), [(What::Prefix(Box::default()), How::Hard)]);
+    }
+
+    #[test]
+    fn one_task_takes_out_at_a_time() {
+        let outbox = Outbox::default();
+        outbox.put([key("a"), key("b"), key("c")]);
+        outbox.take(0, 9);
+        outbox.sent(0, 1);
+        let next = outbox.begin();
+        assert_eq!(outbox.take(0, 9), []);
+        assert_eq!(outbox.take(next, 2), [key("a"), key("b")], "the other Redis was told of the first");
+        outbox.sent(0, 2);
+        outbox.settle(0);
+        assert_eq!(outbox.take(next, 9), [key("a"), key("b"), key("c")]);
     }
 }

@@ -51,6 +51,15 @@ pub enum Csp {
 }
 
 impl Csp {
+    /// Whether it goes before the app's own.
+    #[must_use]
+    pub fn overrides(&self) -> bool {
+        match self {
+            Self::Fixed(field) => field.overrides,
+            Self::Nonce { overrides, .. } => *overrides,
+        }
+    }
+
     /// Which of the two it is.
     #[must_use]
     pub fn name(&self) -> &HeaderName {

@@ -8,6 +8,11 @@ use super::super::schema::refuse_repeats;
 use super::super::value::CorsField;
 use super::given;
 
+/// Whether it means pages that nobody can have had in mind.
+fn is_any_page(origin: &OriginPattern) -> bool {
+    [&b"https://evil.invalid"[..], b"https://evil.invalid:4711"].iter().any(|nobody| origin.matches(nobody))
+}
+
 pub(super) fn build(raw: At<raw::Cors>, report: &mut Report) -> Cors {
     let place = raw.place;
     let raw = raw.value;
@@ -22,7 +27,7 @@ pub(super) fn build(raw: At<raw::Cors>, report: &mut Report) -> Cors {
     if is_written && origins.is_empty() {
         report.problem(&place, "allows nobody; expected an origin in `origins`, or no `cors`");
     }
-    if let Some(any) = origins.iter().find(|origin| credentials && matches!(origin.value, OriginPattern::Any)) {
+    if let Some(any) = origins.iter().find(|origin| credentials && is_any_page(&origin.value)) {
         let message = "any page could act for whoever visits it; expected origins by name, or `credentials = false`";
         report.problem(&any.place, message);
     }

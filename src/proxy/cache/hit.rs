@@ -109,7 +109,7 @@ fn head(session: &mut Session, active: &Active, entry: &Entry) -> Result<(Respon
         add_status(&mut head, visit, Some(entry.freshness(now)))?;
     }
     head.insert_header(X_REQUEST_ID, active.request_id.clone())?;
-    edit_for_route(&mut head, active)?;
+    edit_for_route(&mut head, active, false)?;
     Ok((head, body))
 }
 

@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use http::{Method, StatusCode, header};
 use pingora_http::ResponseHeader;
 
 use super::claim::Claim;
 use super::conclude::update;
-use super::{Visit, Way};
+use super::{Visit, Way, is_page};
 use crate::cache::entry::{Body, Head, kept_fields};
 use crate::cache::policy::{self, Answer};
 use crate::cache::rule::{Rule, Target};
@@ -97,14 +97,6 @@ pub fn judge(response: &mut ResponseHeader, active: &mut Active, is_stream: bool
     if tap.passed() == Passed::NotModified {
         keep_not_modified(response);
     }
-}
-
-/// Whether it is what scripts are in.
-fn is_page(headers: &HeaderMap) -> bool {
-    let kind = headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
-    let kind = kind.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
-    // Without a type a browser may take it for one.
-    kind.is_empty() || kind.eq_ignore_ascii_case(b"text/html") || kind.eq_ignore_ascii_case(b"application/xhtml+xml")
 }
 
 /// A HEAD says something of what GET has left (RFC 9111 section 4.3.5).

@@ -75,6 +75,8 @@ pub enum Way {
 pub struct Asks {
     says: directives::Request,
     authorized: bool,
+    /// A page has to have this request's nonce.
+    nonce: bool,
 }
 
 /// A fetch from the app.
@@ -133,7 +135,9 @@ pub fn visit(
         Way::Bypass(_) => visit.result = CacheResult::Bypass,
         Way::ForAll | Way::AsIs => {
             let (look, at) = snapshot.shared.cache.look(rule, &visit.primary, &request.headers);
-            let asks = Asks::of(request, rule);
+            let mut asks = Asks::of(request, rule);
+            let route = active.route.and_then(|index| snapshot.route(index));
+            asks.nonce = route.is_some_and(|(route, _)| route.security.has_nonce());
             let passes = matches!(look, Look::Pass);
             match look {
                 Look::Entry(entry) => match asks.use_of(&entry) {
@@ -211,7 +215,7 @@ impl Asks {
         } else {
             directives::Request::of(&request.headers)
         };
-        Self { says, authorized: request.headers.contains_key(header::AUTHORIZATION) }
+        Self { says, authorized: request.headers.contains_key(header::AUTHORIZATION), nonce: false }
     }
 
     /// What of an entry is of use to the request, if only to ask the app whether it is still true.
@@ -220,14 +224,28 @@ impl Asks {
     }
 
     fn use_of(&self, entry: &Entry) -> Use {
+        if self.nonce && is_page(&entry.headers) {
+            return Use::Nothing;
+        }
         let now = now();
         policy::use_of(&entry.terms, entry.freshness(now), &self.says, self.authorized, now)
     }
 
     /// Whether `entry` may be given in place of an error.
     fn may_stand_in(&self, entry: &Entry) -> bool {
-        policy::may_stand_in(&entry.terms, entry.freshness(now()), self.authorized)
+        !(self.nonce && is_page(&entry.headers))
+            && policy::may_stand_in(&entry.terms, entry.freshness(now()), self.authorized)
     }
+}
+
+/// Whether it is what scripts are in.
+fn is_page(headers: &HeaderMap) -> bool {
+    const PAGES: [&[u8]; 5] =
+        [b"text/html", b"application/xhtml+xml", b"image/svg+xml", b"application/xml", b"text/xml"];
+    let kind = headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+    let kind = kind.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
+    // Without a type a browser may take it for one.
+    kind.is_empty() || PAGES.iter().any(|page| kind.eq_ignore_ascii_case(page))
 }
 
 impl Fetch {
@@ -252,7 +270,10 @@ impl Fetch {
     /// Whether what another has just fetched is for this request as well.
     fn is_given(&self, entry: &Entry) -> bool {
         let is_fresh = matches!(entry.freshness(now()), Freshness::Fresh(_));
-        is_fresh && entry.suits(&self.asked) && (!self.asks.authorized || entry.terms.for_authorized)
+        is_fresh
+            && self.asks.use_of(entry) != Use::Nothing
+            && entry.suits(&self.asked)
+            && (!self.asks.authorized || entry.terms.for_authorized)
     }
 }
 
