@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use http::header::{
-    CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, COOKIE, ETAG, LAST_MODIFIED, SET_COOKIE, TRANSFER_ENCODING,
+    CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, COOKIE, ETAG, LAST_MODIFIED, SET_COOKIE,
+    TRANSFER_ENCODING,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
@@ -105,6 +106,7 @@ impl Terms {
 
 /// What of a response has a say.
 #[derive(Debug, Clone, Copy)]
+#[allow(clippy::struct_excessive_bools)] // Each is a fact of its own.
 pub struct Answer<'a> {
     pub status: StatusCode,
     pub headers: &'a HeaderMap,
@@ -115,6 +117,19 @@ pub struct Answer<'a> {
     pub authorized: bool,
     /// To a request with `Range`.
     pub ranged: bool,
+    /// Of a route whose pages have a nonce for each request.
+    pub nonce: bool,
+}
+
+/// Whether it is what scripts are in.
+#[must_use]
+pub fn is_page(headers: &HeaderMap) -> bool {
+    const PAGES: [&[u8]; 5] =
+        [b"text/html", b"application/xhtml+xml", b"image/svg+xml", b"application/xml", b"text/xml"];
+    let kind = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+    let kind = kind.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
+    // Without a type a browser may take it for one.
+    kind.is_empty() || PAGES.iter().any(|page| kind.eq_ignore_ascii_case(page))
 }
 
 /// Judges a response to a GET, and names the request fields it depends on.
@@ -131,6 +146,9 @@ pub fn judge(rule: &Rule, answer: &Answer<'_>) -> Result<(Terms, Vec<HeaderName>
     }
     if !headers.get_all(CONTENT_ENCODING).iter().all(|value| vary::is_known_coding(value.as_bytes())) {
         return Err(NotStored::VaryAny);
+    }
+    if answer.nonce && is_page(headers) {
+        return Err(NotStored::Nonce);
     }
     let says = directives::Response::of(headers);
     if headers.contains_key(SET_COOKIE) {

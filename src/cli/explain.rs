@@ -11,7 +11,7 @@ use crate::cache::freshness::{Fetched, millis};
 use crate::cache::policy::{self, Answer, Asked, Terms};
 use crate::cache::rule::{Rule, Rules, Target};
 use crate::config::Config;
-use crate::config::model::{Action, KeyQuery};
+use crate::config::model::{Action, KeyQuery, Route};
 use crate::header::stream::is_stream;
 use crate::observe::metrics::{Bypass, Metrics, NotStored};
 use crate::route::host::{AllowedHosts, Host};
@@ -62,9 +62,7 @@ impl Explain {
             Ok(decoded) => decoded,
             Err(error) => return Ok(out + &format!("answer      400, {error}\n")),
         };
-        if !routed(&config, &host, &decoded, &method, &mut out) {
-            return Ok(out);
-        }
+        let Some(route) = routed(&config, &host, &decoded, &method, &mut out) else { return Ok(out) };
         let rules = Rules::build(config.cache.as_ref(), &Metrics::new("", &[]));
         let Some(rule) = rules.find(Some(&host.name), &decoded) else {
             out.push_str("rule        none: the answer is not kept\n");
@@ -91,7 +89,7 @@ impl Explain {
         }
         out.push_str("cache       asked first; what is not there is fetched once for all who want it\n");
         let authorized = asked.contains_key(http::header::AUTHORIZATION);
-        judge(rule, status, said, authorized, &mut out);
+        judge(rule, status, said, (authorized, route.security.has_nonce()), &mut out);
         Ok(out)
     }
 }
@@ -113,34 +111,40 @@ fn bad(found: &str, why: &str) -> Failure {
     Failure::bad_input(&format!("{found}: {why}"))
 }
 
-/// Says which route it is; whether that leads to an app.
-fn routed(config: &Config, host: &Host<'_>, path: &[u8], method: &Method, out: &mut String) -> bool {
+/// Says which route it is; none where that does not lead to an app.
+fn routed<'a>(
+    config: &'a Config,
+    host: &Host<'_>,
+    path: &[u8],
+    method: &Method,
+    out: &mut String,
+) -> Option<&'a Route> {
     let index = match Table::build(&config.routes).find(Some(&host.name), path, method) {
         Found::Route(index) => index,
         Found::NotFound => {
             out.push_str("answer      404, no route is for it\n");
-            return false;
+            return None;
         }
         Found::MethodNotAllowed(allow) => {
             let _ = writeln!(out, "answer      405, the methods there are: {}", allow.to_str().unwrap_or_default());
-            return false;
+            return None;
         }
     };
-    let Some(route) = config.routes.get(index) else { return false };
+    let route = config.routes.get(index)?;
     let _ = write!(out, "route       {}", route.name);
     match &route.action {
         Action::Upstream(index) => {
             let upstream = config.upstreams.get(*index).map_or("", |upstream| &*upstream.name);
             let _ = writeln!(out, ", to upstream {upstream}");
-            true
+            Some(route)
         }
         Action::Respond { status, .. } => {
             let _ = writeln!(out, ", answered {status} by the gateway");
-            false
+            None
         }
         Action::Redirect { status, .. } => {
             let _ = writeln!(out, ", redirected with {status}");
-            false
+            None
         }
     }
 }
@@ -165,14 +169,15 @@ fn shown(rule: &Rule, key: &[u8]) -> String {
     format!("{scheme}://{authority}{path}{query}{fields}")
 }
 
-fn judge(rule: &Rule, status: StatusCode, mut said: HeaderMap, authorized: bool, out: &mut String) {
+fn judge(rule: &Rule, status: StatusCode, mut said: HeaderMap, (authorized, nonce): (bool, bool), out: &mut String) {
     use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
     if !said.contains_key(CONTENT_LENGTH) && !said.contains_key(TRANSFER_ENCODING) {
         said.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
     }
     let now = millis(SystemTime::now());
     let fetched = Fetched { asked: now, came: now };
-    let answer = Answer { status, headers: &said, fetched, is_stream: is_stream(&said), authorized, ranged: false };
+    let answer =
+        Answer { status, headers: &said, fetched, is_stream: is_stream(&said), authorized, ranged: false, nonce };
     match policy::judge(rule, &answer) {
         Ok((terms, varies)) => {
             let _ = writeln!(out, "answer      {status} would be kept, {}", lifetime(&terms, now));

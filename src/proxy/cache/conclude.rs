@@ -74,14 +74,14 @@ pub(super) fn update(visit: &mut Visit, shared: &Arc<Shared>, kept: &Arc<Entry>,
     let Some(fetch) = visit.fetch.as_deref_mut() else { return kept.clone() };
     let fetched = freshness::Fetched { asked: fetch.asked_at, came: now() };
     let headers = updated_fields(&kept.headers, &kept_fields(said, fetched.came));
-    let authorized = fetch.asks.authorized;
+    let (authorized, nonce) = (fetch.asks.authorized, fetch.asks.nonce);
     // These two are of the 304 itself, and not kept.
     let mut says = headers.clone();
     for name in [AGE, X_ACCEL_EXPIRES] {
         said.get(&name).into_iter().for_each(|value| drop(says.insert(name.clone(), value.clone())));
     }
     let ranged = fetch.asked.contains_key(RANGE);
-    let answer = Answer { status: kept.status, headers: &says, fetched, is_stream: false, authorized, ranged };
+    let answer = Answer { status: kept.status, headers: &says, fetched, is_stream: false, authorized, ranged, nonce };
     let judged = policy::judge(&visit.rule, &answer);
     let (terms, varies) = match &judged {
         Ok((terms, varies)) => (*terms, varies.clone().into_boxed_slice()),

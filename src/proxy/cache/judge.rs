@@ -9,7 +9,7 @@ use pingora_http::ResponseHeader;
 
 use super::claim::Claim;
 use super::conclude::update;
-use super::{Visit, Way, is_page};
+use super::{Visit, Way};
 use crate::cache::entry::{Body, Head, kept_fields};
 use crate::cache::policy::{self, Answer};
 use crate::cache::rule::{Rule, Target};
@@ -56,14 +56,10 @@ pub fn judge(response: &mut ResponseHeader, active: &mut Active, is_stream: bool
         return freshen(response, visit, &exchange);
     }
     let fetched = freshness::Fetched { asked: fetch.asked_at, came: now() };
-    let (status, authorized) = (response.status, fetch.asks.authorized);
+    let (status, authorized, nonce) = (response.status, fetch.asks.authorized, fetch.asks.nonce);
     let ranged = fetch.asked.contains_key(header::RANGE);
-    let answer = Answer { status, headers: &response.headers, fetched, is_stream, authorized, ranged };
-    let judged = match active.nonce.as_ref().filter(|_| is_page(&response.headers)) {
-        Some(_) => Err(NotStored::Nonce),
-        None => policy::judge(&visit.rule, &answer),
-    };
-    let (terms, varies) = match judged {
+    let answer = Answer { status, headers: &response.headers, fetched, is_stream, authorized, ranged, nonce };
+    let (terms, varies) = match policy::judge(&visit.rule, &answer) {
         Ok(judged) => judged,
         Err(why) => {
             visit.not_stored = Some(why);

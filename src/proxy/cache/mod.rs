@@ -224,7 +224,7 @@ impl Asks {
     }
 
     fn use_of(&self, entry: &Entry) -> Use {
-        if self.nonce && is_page(&entry.headers) {
+        if self.nonce && policy::is_page(&entry.headers) {
             return Use::Nothing;
         }
         let now = now();
@@ -233,19 +233,9 @@ impl Asks {
 
     /// Whether `entry` may be given in place of an error.
     fn may_stand_in(&self, entry: &Entry) -> bool {
-        !(self.nonce && is_page(&entry.headers))
+        !(self.nonce && policy::is_page(&entry.headers))
             && policy::may_stand_in(&entry.terms, entry.freshness(now()), self.authorized)
     }
-}
-
-/// Whether it is what scripts are in.
-fn is_page(headers: &HeaderMap) -> bool {
-    const PAGES: [&[u8]; 5] =
-        [b"text/html", b"application/xhtml+xml", b"image/svg+xml", b"application/xml", b"text/xml"];
-    let kind = headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
-    let kind = kind.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
-    // Without a type a browser may take it for one.
-    kind.is_empty() || PAGES.iter().any(|page| kind.eq_ignore_ascii_case(page))
 }
 
 impl Fetch {

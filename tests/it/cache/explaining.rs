@@ -13,6 +13,12 @@ path = "/api/*"
 methods = ["GET", "POST"]
 upstream = "app"
 [[routes]]
+path = "/nonce"
+upstream = "app"
+security_headers = "nonce"
+[security_headers.nonce]
+csp = { policy = "script-src 'nonce-{nonce}'", nonce = true }
+[[routes]]
 path = "/fixed"
 respond = { status = 204 }
 [[cache.rules]]
@@ -24,6 +30,9 @@ key = { query = ["page"], headers = ["Accept-Language"] }
 ignore_cookies = ["_ga*"]
 [[cache.rules]]
 path = "/api/*"
+[[cache.rules]]
+path = "/nonce"
+ttl = "1h"
 "#;
 
 #[track_caller]
@@ -85,6 +94,20 @@ fn why_not() {
         let answer = format!("answer      200 OK would not be kept: {why}");
         explained(&[url, "--response-header", field], &format!("{begin}\n{asked}\n{answer}\n{ttl}"));
     }
+}
+
+#[test]
+fn a_page_with_a_nonce() {
+    let lines = "
+        request     GET https://example.com/nonce
+        route       /nonce, to upstream app
+        rule        /nonce
+        key         https://example.com/nonce
+        cache       asked first; what is not there is fetched once for all who want it
+        answer      200 OK would not be kept: it has a nonce, which is one request's alone
+        ttl         200: 1h, 203: 1h, 301: 1h, 308: 1h, 404: 10s, 410: 10s; where the answer says no lifetime
+    ";
+    explained(&["https://example.com/nonce", "--response-header", "Content-Type: text/html"], lines);
 }
 
 #[test]
