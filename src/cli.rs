@@ -1,6 +1,7 @@
 //! The command line: what can be asked of the program, and the exit codes (0 done, 1 failed, 2 usage or configuration).
 
 mod explain;
+mod password;
 mod purge;
 
 use std::fmt::Display;
@@ -11,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::cache;
 use crate::config::model::{EndpointAddr, EndpointConfig, ListenAddr, Upstream};
@@ -57,6 +58,15 @@ enum Command {
     Undrain(Target),
     /// Drop what the running gateway keeps in its cache.
     Purge(purge::Purge),
+    /// Answer everybody 503 with the page of maintenance, or not any more.
+    Maintenance {
+        /// What is to be; `status` only says how it is.
+        switch: Switch,
+        #[command(flatten)]
+        control: Control,
+    },
+    /// Make the hash of a password, for `access.basic_auth`; it is read from the terminal or from standard input.
+    HashPassword(password::HashPassword),
     /// Say which route and which cache rule a request meets, and what would become of its answer.
     Explain(explain::Explain),
     /// Ask the running gateway whether it is ready.
@@ -67,6 +77,13 @@ enum Command {
         #[arg(long, value_name = "ADDR")]
         admin: Option<SocketAddr>,
     },
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Switch {
+    On,
+    Off,
+    Status,
 }
 
 #[derive(Debug, Args)]
@@ -127,6 +144,8 @@ impl Cli {
             Command::Drain { target, wait } => target.tell("drain", wait),
             Command::Undrain(target) => target.tell("undrain", None),
             Command::Purge(purge) => purge.execute(),
+            Command::Maintenance { switch, control } => maintenance(switch, &control),
+            Command::HashPassword(password) => password.execute(),
             Command::Explain(explain) => explain.execute(),
             Command::Health { file, admin } => health(&file.config, admin),
         };
@@ -232,6 +251,18 @@ fn reload(control: &Control) -> Result<String, Failure> {
     match control.post("/reload", RELOAD_PATIENCE, ", or send SIGHUP")? {
         (200, report) => Ok(report),
         (422, problems) => Err(Failure::bad_input(&problems)),
+        (status, body) => Err(Failure::failed(&format!("unexpected answer {status}: {body}"))),
+    }
+}
+
+fn maintenance(switch: Switch, control: &Control) -> Result<String, Failure> {
+    let target = match switch {
+        Switch::On => "/maintenance?on=true",
+        Switch::Off => "/maintenance?on=false",
+        Switch::Status => "/maintenance",
+    };
+    match control.post(target, ANSWER_PATIENCE, ", or create maintenance.file")? {
+        (200, report) => Ok(report),
         (status, body) => Err(Failure::failed(&format!("unexpected answer {status}: {body}"))),
     }
 }

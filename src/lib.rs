@@ -8,6 +8,7 @@
 //! | [`route`], [`header`] | pure decisions about targets, hosts and fields |
 //! | [`spool`] | bodies that wait, in memory and on disk |
 //! | [`redis`] | the one Redis client: connection, timeout, breaker |
+//! | [`access`] | who may come, by address and with a password |
 //! | [`rate_limit`] | token buckets and in-flight limits, here and in Redis |
 //! | [`upstream`] | endpoints: their choice, the queue before them, connections, health, addresses |
 //! | [`state`] | one snapshot a request lives by, and what outlives reloads |
@@ -19,6 +20,7 @@
 //!
 //! `docs/architecture.md` follows a request through them.
 
+pub mod access;
 pub mod admin;
 pub mod cache;
 pub mod cli;

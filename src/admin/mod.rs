@@ -5,6 +5,7 @@
 mod answer;
 mod drain;
 pub mod http;
+mod maintenance;
 mod purge;
 mod status;
 
@@ -120,8 +121,11 @@ async fn control(reload: &Reload, snapshot: &Snapshot, request: &Request) -> Ans
         ("POST", "/drain") => drain::drain(snapshot, &request.query).await,
         ("POST", "/undrain") => drain::undrain(snapshot, &request.query),
         ("POST", "/purge") => purge::purge(snapshot, &request.query).await,
-        (_, "/reload" | "/drain" | "/undrain" | "/purge") => Answer::text(405, "only POST\n").with_allow("POST"),
-        _ => Answer::text(404, "POST /reload, /drain, /undrain and /purge are here\n"),
+        ("POST", "/maintenance") => maintenance::maintenance(snapshot, &request.query),
+        (_, "/reload" | "/drain" | "/undrain" | "/purge" | "/maintenance") => {
+            Answer::text(405, "only POST\n").with_allow("POST")
+        }
+        _ => Answer::text(404, "POST /reload, /drain, /undrain, /purge and /maintenance are here\n"),
     }
 }
 

@@ -17,6 +17,7 @@ pub fn status(snapshot: &Snapshot) -> Value {
         "started": shared.started.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
         "uptime_seconds": shared.started.elapsed().unwrap_or_default().as_secs(),
         "draining": shared.is_draining(),
+        "maintenance": { "on": shared.maintenance.is_on(), "by": shared.maintenance.said_by() },
         "config": {
             "file": snapshot.config.source,
             "generation": snapshot.generation,

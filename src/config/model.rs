@@ -4,6 +4,7 @@
 //! `validate` is the only producer. What needs a restart stands in [`RestartOnly`]; everything else takes effect with a
 //! reload. `upstream.rs` holds what belongs to an upstream, `tls.rs` what belongs to TLS. No Pingora, no sockets, no clock.
 
+mod access;
 mod cache;
 mod cors;
 mod limit;
@@ -20,6 +21,7 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue, Method};
 use ipnet::IpNet;
 
+pub use access::{Access, Maintenance, Networks, PasswordHash, Users};
 pub use cache::{Cache, CacheDisk, CacheRule, CookiePattern, KeyQuery, Ttl};
 pub use cors::{Cors, OriginPattern};
 pub use limit::{KeyPart, OnRedisDown, Rate, RateLimit, Redis, RedisKind, RedisNode, RedisUrl, Secret};
@@ -44,6 +46,7 @@ pub struct Config {
     pub spool: Spool,
     /// None: limits are kept in this process.
     pub redis: Option<Redis>,
+    pub maintenance: Maintenance,
     /// None: no answer is kept.
     pub cache: Option<Cache>,
     /// Sorted by name; [`Action::Upstream`] holds an index into it.
@@ -239,6 +242,8 @@ pub struct Route {
     pub security: SecurityHeaders,
     /// None: the app's own affair.
     pub cors: Option<Cors>,
+    /// None: everybody may come.
+    pub access: Option<Access>,
 }
 
 /// Who goes first where requests wait for an endpoint.

@@ -5,6 +5,7 @@
 //! reported by then. What the values mean together is for `validate`. The keys of an upstream, of a route, of TLS and of
 //! security fields have files of their own.
 
+mod access;
 mod cache;
 mod cors;
 mod limit;
@@ -15,6 +16,7 @@ mod upstream;
 
 use std::time::Duration;
 
+pub use access::{Access, Maintenance};
 pub use cache::{Cache, CacheDisk, CacheRule};
 pub use cors::Cors;
 pub use limit::{RateLimit, Redis};
@@ -47,6 +49,8 @@ section! {
         spool: Spool = "{}",
         /// The Redis that several gateways share limits through.
         redis: Redis,
+        /// Everybody is answered 503 while work is done behind.
+        maintenance: Maintenance = "{}",
         /// Answers that are kept and given again.
         cache: Cache = "{}",
         /// The apps behind, each under a name of your own that routes refer to.
@@ -64,7 +68,6 @@ section! {
         /// Example: `"503" = "/etc/propylon/503.html"`
         error_pages: Table<PageFile> = "{}",
     }
-    later []
 }
 
 section! {
@@ -116,7 +119,6 @@ section! {
         /// What one client may take.
         client: Client = "{}",
     }
-    later []
 }
 
 section! {
@@ -128,7 +130,6 @@ section! {
         /// whom they speak for. From them it is then required; of everybody else it is refused like any other nonsense.
         proxy_protocol: bool = "false",
     }
-    later []
     short address
 }
 
@@ -138,7 +139,6 @@ section! {
         /// Where it is bound.
         address: ListenAddr = required,
     }
-    later []
     short address
 }
 
@@ -171,7 +171,6 @@ section! {
         /// Length of a request body; beyond it 413, before the app is touched. A route may set its own.
         max_body: Size = r#""10MiB""#,
     }
-    later []
 }
 
 section! {
@@ -190,7 +189,6 @@ section! {
         /// Example: `["shop"]`
         ready_requires: Vec<At<String>> = "[]",
     }
-    later []
 }
 
 section! {
@@ -203,7 +201,6 @@ section! {
         /// The form of that line.
         format: AccessFormat = r#""json""#,
     }
-    later []
 }
 
 section! {
@@ -231,5 +228,4 @@ section! {
         /// `memory_per_body`, must hold the `max_body` of every route that buffers its requests.
         disk_per_body: Size = r#""1GiB""#,
     }
-    later []
 }

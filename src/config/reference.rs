@@ -44,25 +44,22 @@ pub fn markdown() -> String {
         "<!-- Generated from src/config/raw.rs and raw/; write it anew with PROPYLON_BLESS=1 cargo test. -->\n\n",
     );
     out.push_str(OPENING);
-    let mut later = Vec::new();
     if let Some(root) = raw::Gateway::describe().inside {
         let root = (root.section)();
-        later.extend(root.later.iter().map(|name| (*name).to_owned()));
         for key in root.keys {
-            write_root_key(&mut out, key, &mut later);
+            write_root_key(&mut out, key);
         }
     }
     write_presets(&mut out);
-    write_later(&mut out, &later);
     out
 }
 
 /// A key of the file's top level: its section, and the sections inside; or, without any, its own documentation.
-fn write_root_key(out: &mut String, key: KeyInfo, later: &mut Vec<String>) {
+fn write_root_key(out: &mut String, key: KeyInfo) {
     match key.described.inside {
         Some(inside) => {
             let path = format!("{}{}", key.name, inside.suffix);
-            write_section(out, &path, (inside.section)(), later);
+            write_section(out, &path, (inside.section)());
         }
         None => {
             let _ = write!(out, "\n## `[{}]`\n\n{}\n", key.name, paragraphs(key.docs));
@@ -70,9 +67,8 @@ fn write_root_key(out: &mut String, key: KeyInfo, later: &mut Vec<String>) {
     }
 }
 
-fn write_section(out: &mut String, path: &str, section: SectionInfo, later: &mut Vec<String>) {
+fn write_section(out: &mut String, path: &str, section: SectionInfo) {
     let _ = write!(out, "\n## {}\n\n{}\n", heading(path), paragraphs(section.about));
-    later.extend(section.later.iter().map(|name| format!("{path}.{name}")));
     let mut nested = Vec::new();
     for key in section.keys {
         write_key(out, path, &key);
@@ -81,7 +77,7 @@ fn write_section(out: &mut String, path: &str, section: SectionInfo, later: &mut
         }
     }
     for (path, section) in nested {
-        write_section(out, &path, section, later);
+        write_section(out, &path, section);
     }
 }
 
@@ -152,17 +148,6 @@ fn write_presets(out: &mut String) {
     for (name, preset) in PRESETS {
         let _ = writeln!(out, "- `{name}`: {}", preset.facts().about);
     }
-}
-
-fn write_later(out: &mut String, later: &[String]) {
-    out.push_str(
-        "\n## Not supported yet\n\nThese names are taken for what is to come. They are refused, so that nothing is left \
-         out in silence:\n",
-    );
-    for path in later {
-        let _ = write!(out, "\n- `{}`", in_file(path));
-    }
-    out.push('\n');
 }
 
 /// Every key path of the schema, with `[]` for items of lists and `.*` for names of the operator's own.

@@ -49,8 +49,6 @@ pub struct SectionInfo {
     /// Lines of its documentation.
     pub about: &'static [&'static str],
     pub keys: Vec<KeyInfo>,
-    /// Names that are known, and refused until they mean something.
-    pub later: &'static [&'static str],
 }
 
 /// A key as the manual shows it.
@@ -235,7 +233,7 @@ pub const fn key_name(identifier: &'static str) -> &'static str {
     }
 }
 
-/// Declares a section: documentation, keys with type and default, and the names that are refused as not supported yet.
+/// Declares a section: documentation, and keys with type and default.
 /// With `short key`, a value that is no table is read as that key alone.
 macro_rules! section {
     (
@@ -246,7 +244,6 @@ macro_rules! section {
                 $key:ident: $type:ty $(= $default:tt)?,
             )*
         }
-        later [$($later:literal),* $(,)?]
         $(short $short:ident)?
     ) => {
         $(#[doc = $about])*
@@ -271,7 +268,6 @@ macro_rules! section {
                         presence: section!(@presence $($default)?),
                         described: <$type as Read>::describe(),
                     }),*],
-                    later: &[$($later),*],
                 }
             }
         }
@@ -289,7 +285,7 @@ macro_rules! section {
                     return Some(Self { $short: Some(At::new(value, node.place.clone())), ..Self::default() });
                 })?
                 let table = walk.table(node)?;
-                walk.refuse_unknown(table, &[$($crate::config::schema::key_name(stringify!($key))),*], &[$($later),*], node.place);
+                walk.refuse_unknown(table, &[$($crate::config::schema::key_name(stringify!($key))),*], node.place);
                 Some(Self {
                     $($key: walk.field(table, $crate::config::schema::key_name(stringify!($key)), section!(@presence $($default)?), node.place),)*
                     written: [$($crate::config::schema::key_name(stringify!($key))),*].into_iter().filter(|key| table.contains_key(*key)).collect(),

@@ -134,16 +134,13 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Refuses every key of `table` that is neither in `known` nor in `later`, and says of those in `later` that they
-    /// are.
-    pub fn refuse_unknown(&mut self, table: &DeTable<'_>, known: &[&str], later: &[&str], parent: &Place) {
+    /// Refuses every key of `table` that is not in `known`.
+    pub fn refuse_unknown(&mut self, table: &DeTable<'_>, known: &[&str], parent: &Place) {
         for key in table.keys() {
             let name: &str = key.get_ref();
             let place = parent.key(name, Some(key.span().start));
-            if later.contains(&name) {
-                self.report.problem(&place, format!("`{name}` is not supported yet"));
-            } else if !known.contains(&name) {
-                let near = suggestion(name, known.iter().chain(later).copied());
+            if !known.contains(&name) {
+                let near = suggestion(name, known.iter().copied());
                 self.report.problem(&place, format!("unknown key{near}"));
             }
         }

@@ -32,7 +32,8 @@ pub use cache::{CacheHeld, CacheMetrics, DiskMetrics};
 pub use endpoint::{EndpointInFlight, EndpointMetrics, EndpointOverdue};
 pub use label::{
     Bypass, CacheResult, CacheTier, CheckResult, DiskWrite, FieldDrop, Handshake, LimitDecision, Method, NotStored,
-    QueueDrop, RedisError, RedisUser, Refusal, Reload, Retry, SharedLook, SharedWrite, StatusClass, UpstreamError,
+    PasswordCheck, QueueDrop, RedisError, RedisUser, Refusal, Reload, Retry, SharedLook, SharedWrite, StatusClass,
+    UpstreamError,
 };
 pub use limit::LimitMetrics;
 pub use listener::{ListenerMetrics, OpenConnection};
@@ -68,6 +69,8 @@ pub struct Metrics {
     pub access_log_dropped: Counter,
     /// Writes to the access log that failed.
     pub access_log_errors: Counter,
+    password_checks: [AtomicU64; PasswordCheck::COUNT],
+    maintenance: AtomicBool,
     /// Panics that the hook of [`super::logging`] saw.
     pub panics: Counter,
     /// The certificates in use.
@@ -102,6 +105,8 @@ impl Metrics {
             config_generation: AtomicU64::new(0),
             access_log_dropped: Counter::default(),
             access_log_errors: Counter::default(),
+            password_checks: Default::default(),
+            maintenance: AtomicBool::new(false),
             panics: Counter::default(),
             tls: TlsMetrics::default(),
             redis: Mutex::default(),
@@ -181,6 +186,17 @@ impl Metrics {
         shards::increment(&self.fields_dropped, reason as usize);
     }
 
+    /// Counts a password that was checked.
+    pub fn record_password_check(&self, is_right: bool) {
+        let result = if is_right { PasswordCheck::Right } else { PasswordCheck::Wrong };
+        shards::increment(&self.password_checks, result as usize);
+    }
+
+    /// Whether there is maintenance.
+    pub fn show_maintenance(&self, on: bool) {
+        self.maintenance.store(on, Relaxed);
+    }
+
     /// Says that the configuration the process starts with was read at `now`. It is no reload.
     pub fn record_start(&self, generation: u64, now: SystemTime) {
         self.config_read(generation, now);
@@ -251,6 +267,12 @@ impl Metrics {
                 samples.count(&[reason.text()], count.load(Relaxed));
             }
         });
+        page.family(&table::PASSWORD_CHECKS, |samples| {
+            for (result, count) in PasswordCheck::ALL.iter().zip(&self.password_checks) {
+                samples.count(&[result.text()], count.load(Relaxed));
+            }
+        });
+        page.single(&table::MAINTENANCE, u8::from(self.maintenance.load(Relaxed)).into());
     }
 
     fn write_config(&self, page: &mut Page) {

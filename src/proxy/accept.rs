@@ -1,4 +1,4 @@
-//! Whether a request is served at all, and what is done with it: host, target, route and limits, in this order.
+//! Whether a request is served at all, and what is done with it: host, target, route, access and limits, in this order.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -9,6 +9,7 @@ use pingora_http::RequestHeader;
 use crate::cache::entry::Entry;
 use crate::config::model::{Action, Balance, HashKey, HeadLimits, RedirectPiece, RedirectTemplate, Route};
 use crate::edge::exchange::Exchange;
+use crate::proxy::access;
 use crate::proxy::cache;
 use crate::proxy::context::{Active, origin};
 use crate::proxy::cors;
@@ -19,7 +20,7 @@ use crate::proxy::respond::Answer;
 use crate::rate_limit::key::cookies;
 use crate::route::host::Host;
 use crate::route::table::Found;
-use crate::route::target::{check_query, decode_path, split_query};
+use crate::route::target::{check_query, decode_path, is_acme_challenge, split_query};
 use crate::upstream::{Wanted, key_number};
 
 /// What happens next.
@@ -81,7 +82,10 @@ pub fn accept(request: &mut RequestHeader, active: &mut Active) -> Result<Next, 
     active.route = Some(index);
     active.counted = Some(metrics.enter());
     active.origin = route.cors.as_ref().and_then(|cors| cors::allowed(&request.headers, cors));
+    let access = exchange.snapshot.access(index);
+    access::admit(active, access, path)?;
     limit::begin(request, active, exchange.snapshot.limits(index), name)?;
+    access::begin(request, active, access)?;
     check_body(&exchange, request, route)?;
     match &route.action {
         Action::Respond { status, body, content_type } => {
@@ -127,6 +131,8 @@ fn preflight(
     let Some(cors) = &route.cors else { return Ok(None) };
     active.route = Some(index);
     active.counted = Some(metrics.enter());
+    // Browsers send no password with it.
+    access::admit(active, exchange.snapshot.access(index), path)?;
     cors::answer(&request.headers, cors, &method).map(Some)
 }
 
@@ -135,14 +141,11 @@ fn asked(exchange: &Exchange) -> Option<&str> {
     exchange.facts.tls.as_ref()?.asked.as_deref()
 }
 
-/// Where authorities look for proof that we are who we say (RFC 8555 section 8.3): over plain HTTP.
-const ACME_CHALLENGES: &[u8] = b"/.well-known/acme-challenge/";
-
 /// Whether the request came over plain HTTP and is to come again over HTTPS.
 fn is_to_be_secured(exchange: &Exchange, path: &[u8]) -> bool {
     exchange.snapshot.config.server.https_redirect
         && exchange.facts.tls.is_none()
-        && !path.starts_with(ACME_CHALLENGES)
+        && !is_acme_challenge(path)
         && !origin(exchange).https
 }
 

@@ -11,6 +11,7 @@ use crate::header::client_address::{Claims, Origin, resolve};
 use crate::header::request_hygiene::FieldKind;
 use crate::header::request_id;
 use crate::observe::metrics::{FieldDrop, RequestInFlight};
+use crate::proxy::access::Login;
 use crate::proxy::cache::Visit;
 use crate::proxy::finish;
 use crate::proxy::rejection::Rejection;
@@ -43,6 +44,10 @@ pub struct Active {
     pub question: Option<Box<Question>>,
     /// What the limits of the route have said.
     pub limited: Option<Box<Verdict>>,
+    /// The password that is to be checked.
+    pub login: Option<Box<Login>>,
+    /// Who has come with the right one.
+    pub user: Option<Box<str>>,
     /// What it has to do with the cache, where a rule is for it.
     pub visit: Option<Box<Visit>>,
     pub upstream: Option<Arc<Upstream>>,
@@ -120,6 +125,8 @@ impl Active {
             counted: None,
             question: None,
             limited: None,
+            login: None,
+            user: None,
             visit: None,
             upstream: None,
             buffers_request: true,

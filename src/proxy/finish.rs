@@ -103,6 +103,7 @@ fn write_line(active: &Active, request: Option<&RequestHeader>, status: u16, dur
         time: exchange.received,
         request_id: active.request_id.as_bytes(),
         client: active.client,
+        user: active.user.as_deref(),
         client_port: exchange.facts.peer_port.filter(|_| own_client),
         method: if refused { b"" } else { exchange.method.as_str().as_bytes() },
         host: exchange.host.as_ref().map(HeaderValue::as_bytes).unwrap_or_default(),

@@ -3,6 +3,7 @@
 //! | step | file |
 //! |---|---|
 //! | judged, and its route found | `accept` |
+//! | let come to it, or not | `access` |
 //! | measured by the limits of its route | `limit` |
 //! | answered from the cache, or waiting for what another fetches | `cache` |
 //! | made what the app is to see | `forward` |
@@ -17,6 +18,7 @@
 //! What one step leaves for the next is in `context`.
 
 mod accept;
+mod access;
 mod attempt;
 mod cache;
 mod context;
@@ -51,6 +53,15 @@ pub async fn serve(engine: &Engine, mut session: Box<Session>, flight: &mut Arc<
     // Whatever else may be wrong with it, it is counted.
     if let Err(rejection) = limit::settle(&mut active).await {
         next = Err(rejection);
+    }
+    if next.is_ok()
+        && let Err(rejection) = access::settle(&mut active).await
+    {
+        next = Err(rejection);
+    }
+    if next.is_err() {
+        // It is none that the cache has given anything, or could have.
+        active.visit = None;
     }
     match next {
         Ok(Next::Kept(entry)) => cache::answer(&mut session, &mut active, &entry).await,

@@ -72,6 +72,8 @@ reasons! {
     BadHost 400 "bad_host" "The Host field is missing, repeated or invalid";
     BadTarget 400 "bad_target" "The request target is not acceptable";
     BadBody 400 "bad_body" "The request body is malformed";
+    Unauthorized 401 "unauthorized" "A name and a password are needed here";
+    AccessDenied 403 "access_denied" "This address may not come here";
     CorsRefused 403 "cors_refused" "A page of this origin may not send this request";
     NoRoute 404 "no_route" "Nothing is served here";
     MethodNotAllowed 405 "method_not_allowed" "This method is not allowed here";
@@ -84,6 +86,7 @@ reasons! {
     WrongHost 421 "wrong_host" "This host is not served here";
     RateLimited 429 "rate_limited" "Too many requests in too short a time";
     ConcurrencyLimited 429 "concurrency_limited" "Too many requests at once";
+    LoginLimited 429 "login_limited" "Too many wrong passwords";
     HeadTooLarge 431 "head_too_large" "The request fields are larger than allowed";
     ClientClosed 499 "client_closed" "The client closed the connection";
     Internal 500 "internal" "The gateway failed";
@@ -97,6 +100,8 @@ reasons! {
     QueueTimeout 503 "queue_timeout" "The application was busy for too long";
     SpoolFull 503 "spool_full" "The gateway has no room for the request body";
     LimitsUnavailable 503 "limits_unavailable" "Whether this request is one too many cannot be told";
+    LoginBusy 503 "login_busy" "Too many passwords are being checked";
+    Maintenance 503 "maintenance" "Work is being done, please come back later";
     NoEndpoint 503 "no_endpoint" "No address of the application is known";
     NotCached 504 "not_cached" "No answer is kept, and none else was asked for";
     UpstreamTimeout 504 "upstream_timeout" "The application took too long to answer";
@@ -128,6 +133,9 @@ impl Reason {
             | Self::RateLimited
             | Self::ConcurrencyLimited
             | Self::LimitsUnavailable
+            | Self::LoginLimited
+            | Self::LoginBusy
+            | Self::Maintenance
             | Self::NoEndpoint => Some(1),
             _ => None,
         }
@@ -158,11 +166,19 @@ impl Reason {
         matches!(self, Self::WriteTimeout | Self::SpoolFailed)
     }
 
-    /// Whether somebody who runs the app should look: the app or the way to it failed, not the client. That Redis is gone is said
-    /// once, not with every request.
+    /// Whether somebody who runs the app should look: the app or the way to it failed, not the client. That Redis is gone, or that
+    /// there is maintenance, is said once, not with every request.
     #[must_use]
     pub const fn is_ours_to_mend(self) -> bool {
-        self.status() >= 500 && !matches!(self, Self::VersionNotSupported | Self::LimitsUnavailable | Self::NotCached)
+        self.status() >= 500
+            && !matches!(
+                self,
+                Self::VersionNotSupported
+                    | Self::LimitsUnavailable
+                    | Self::NotCached
+                    | Self::Maintenance
+                    | Self::LoginBusy
+            )
     }
 }
 
@@ -181,5 +197,14 @@ mod tests {
             assert!((400..=505).contains(&reason.status()));
         }
         assert_eq!(Reason::from_index(Reason::ALL.len()), None);
+    }
+
+    #[test]
+    fn the_documentation_has_each_with_its_status() {
+        let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/reasons.md")).unwrap();
+        for reason in Reason::ALL {
+            let row = format!("\n| `{}` | {} | ", reason.word(), reason.status());
+            assert!(page.contains(&row), "docs/reasons.md lacks {row}");
+        }
     }
 }

@@ -5,8 +5,10 @@ use http::{HeaderName, HeaderValue, StatusCode, header};
 use pingora_error::Result;
 use pingora_http::{RequestHeader, ResponseHeader};
 
+use crate::config::model::ErrorPage;
 use crate::edge::session::Session;
 use crate::header::request_id::X_REQUEST_ID;
+use crate::proxy::access;
 use crate::proxy::context::Active;
 use crate::proxy::rejection::{Reason, Rejection};
 use crate::proxy::response::edit_for_route;
@@ -54,6 +56,9 @@ impl Answer {
         let mut fields = vec![(header::CACHE_CONTROL, NO_STORE)];
         if let Some(seconds) = rejection.retry_after {
             fields.push((header::RETRY_AFTER, HeaderValue::from(seconds)));
+        }
+        if reason == Reason::Unauthorized {
+            fields.push((header::WWW_AUTHENTICATE, access::CHALLENGE));
         }
         Self { status: reason.status(), fields, body: Body::Explained(reason), rejection: Some(rejection) }
     }
@@ -134,12 +139,19 @@ fn body(request: &RequestHeader, active: &Active, answer: &Answer) -> (Bytes, Op
     match &answer.body {
         Body::Empty => (Bytes::new(), None),
         Body::Given(body, content_type) => (body.clone(), Some(content_type.clone())),
-        Body::Explained(reason) => match active.exchange.snapshot.config.error_pages.get(&answer.status) {
+        Body::Explained(reason) => match page(*reason, active) {
             Some(page) => (page.body.clone(), Some(page.content_type.clone())),
             None if wants_html(request) => (html(*reason, &active.request_id), Some(HTML)),
             None => (problem(*reason, active), Some(PROBLEM_JSON)),
         },
     }
+}
+
+/// The operator's own page.
+fn page(reason: Reason, active: &Active) -> Option<&ErrorPage> {
+    let config = &active.exchange.snapshot.config;
+    let own = config.maintenance.page.as_ref().filter(|_| reason == Reason::Maintenance);
+    own.or_else(|| config.error_pages.get(&reason.status())).map(|page| &**page)
 }
 
 /// Browsers name HTML; what names nothing, or anything, is a program.

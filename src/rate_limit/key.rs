@@ -89,7 +89,19 @@ pub fn key(prefix: &[u8], parts: &[Part], asker: &Asker<'_>) -> Key {
         part.write(asker, &mut text);
         text.push(b'\n');
     }
-    let digest = digest(&SHA256, &text);
+    hashed(&text)
+}
+
+/// One bucket for each client, for a purpose that `prefix` names.
+#[must_use]
+pub fn of_client(prefix: &[u8], client: Option<IpAddr>) -> Key {
+    let mut text = prefix.to_vec();
+    write_address(client, &mut text);
+    hashed(&text)
+}
+
+fn hashed(text: &[u8]) -> Key {
+    let digest = digest(&SHA256, text);
     let mut key = [0; 16];
     key.copy_from_slice(digest.as_ref().get(..16).unwrap_or(&[0; 16]));
     Key(key)

@@ -90,7 +90,8 @@ impl Buckets {
         })
     }
 
-    fn give_back(&self, ask: &Ask, now: u64) {
+    /// Gives back what [`Buckets::take`] took of one bucket.
+    pub fn give_back(&self, ask: &Ask, now: u64) {
         self.recent.update(&ask.key, |known| {
             ((), known.map(|fill| ask.bucket.give_back(fill, now)).filter(|fill| fill.full_at >= now))
         });

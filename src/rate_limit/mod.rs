@@ -8,6 +8,7 @@
 //! | those in Redis | [`shared`] |
 //! | requests under way | [`in_flight`] |
 //! | what the client is told | [`verdict`] |
+//! | passwords that were wrong | [`tries`] |
 //!
 //! A request is decided in two steps. [`Limits::begin`] does what can be done at once: without `[redis]` that is everything, and with
 //! it a bucket that Redis said is empty until later refuses without asking it again. [`Question::settle`] asks Redis, and lets
@@ -19,6 +20,7 @@ pub mod key;
 mod local;
 mod recent;
 pub mod shared;
+pub mod tries;
 pub mod verdict;
 
 use std::sync::Arc;

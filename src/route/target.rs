@@ -59,6 +59,12 @@ impl fmt::Display for TargetError {
 
 impl std::error::Error for TargetError {}
 
+/// Whether authorities look here for proof that we are who we say (RFC 8555 section 8.3): over plain HTTP.
+#[must_use]
+pub fn is_acme_challenge(path: &[u8]) -> bool {
+    path.starts_with(b"/.well-known/acme-challenge/")
+}
+
 /// Splits an origin-form target at its first `?` into the path and, if there is one, the query without its `?`.
 #[must_use]
 pub fn split_query(target: &[u8]) -> (&[u8], Option<&[u8]>) {

@@ -3,6 +3,7 @@
 //! Everything that can fail does so before the first connection is accepted, with one sentence.
 
 mod files;
+mod maintenance;
 mod reload;
 mod renew;
 mod shutdown;
@@ -16,6 +17,7 @@ use pingora_core::server::configuration::ServerConf;
 use pingora_proxy::http_proxy;
 use tokio::sync::{Mutex, watch};
 
+use crate::access::logins::Logins;
 use crate::admin::{Desk, Reload, bind_control, http};
 use crate::config::model::{self, AccessFormat, AccessTarget, LogLevel};
 use crate::config::{Config, Warning};
@@ -62,7 +64,7 @@ async fn serve(config: Config, metrics: Arc<Metrics>, logging: Logging) -> Resul
     let sink = target.open().map_err(|error| format!("cannot open the access log {target}: {error}"))?;
     let access_log = AccessLog::start(sink, format(config.log.format), metrics.clone())
         .map_err(|error| format!("cannot start the access log: {error}"))?;
-    let shared = Shared::new(metrics, access_log, Depot::new(spool(&config.spool).await?));
+    let shared = Shared::new(metrics, access_log, Depot::new(spool(&config.spool).await?), Logins::new()?);
     let mut listeners = Listeners::default();
     let bound = listeners.prepare(&config.server.addresses()).map_err(|problems| problems.join("\n"))?;
     let mut admin = AdminListeners::default();
@@ -74,6 +76,7 @@ async fn serve(config: Config, metrics: Arc<Metrics>, logging: Logging) -> Resul
 
     let snapshot = Snapshot::prepare(config, &shared, None).await?;
     let engine = engine(snapshot.clone(), &shared);
+    maintenance::look(&snapshot).await?;
     snapshot.start();
     shared.metrics.record_start(snapshot.generation, std::time::SystemTime::now());
     listeners.apply(&wanted, bound, |name, bound, stop| accept_loop(name, bound, engine.clone(), stop)).await;
@@ -84,6 +87,7 @@ async fn serve(config: Config, metrics: Arc<Metrics>, logging: Logging) -> Resul
 
     let current = engine.current.clone();
     let renewals = tokio::spawn(renew::certificates(current.clone(), shared.clone()));
+    let maintenance = tokio::spawn(maintenance::watch(current.clone()));
     let reloader = Arc::new(Reloader::new(engine, Mutex::new((listeners, admin)), logging));
     let control = control.map(|bound| tokio::spawn(http::serve(bound, Desk::Control(reload_by(&reloader), current))));
     loop {
@@ -99,6 +103,7 @@ async fn serve(config: Config, metrics: Arc<Metrics>, logging: Logging) -> Resul
     }
     shutdown::leave(&reloader, &mut signals).await;
     renewals.abort();
+    maintenance.abort();
     if let Some(control) = control {
         control.abort();
         // Its socket file goes with it.

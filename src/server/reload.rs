@@ -13,7 +13,7 @@ use crate::edge::connection::Engine;
 use crate::edge::listener::{Listeners, accept_loop};
 use crate::observe::logging::Logging;
 use crate::observe::metrics::Reload;
-use crate::server::{AdminListeners, format, level, spool, target};
+use crate::server::{AdminListeners, format, level, maintenance, spool, target};
 use crate::state::{Shared, Snapshot};
 
 /// Everything a reload touches. Reloads run one after another.
@@ -125,6 +125,9 @@ impl Reloader {
             .await;
         admin.apply(&new.config.admin.listen, admin_bound, engine).await;
         new.start();
+        if let Err(error) = maintenance::look(&new).await {
+            tracing::error!(%error, "whether there is maintenance cannot be told, nothing is changed");
+        }
         old.retire(&new);
         self.engine.shared.connections.limit_changed();
 

@@ -2,6 +2,7 @@
 //! outlives every configuration.
 
 pub mod connections;
+mod maintenance;
 mod shared;
 
 use std::sync::Arc;
@@ -12,6 +13,8 @@ use futures_util::future::join_all;
 
 pub use shared::{Conversation, Shared, Tunnel};
 
+use crate::access::Access;
+use crate::access::addresses::Addresses;
 use crate::cache::{self, rule::Rules};
 use crate::config::model::{Config, ListenAddr, Listener, Protocol, Route};
 use crate::observe::metrics::{RedisUser, RouteMetrics};
@@ -40,6 +43,10 @@ pub struct Snapshot {
     pub upstreams: Vec<Arc<Upstream>>,
     /// As in [`Config::routes`]; none where a route has no limits.
     limits: Vec<Option<Arc<Limits>>>,
+    /// As in [`Config::routes`]; none where everybody may come.
+    access: Vec<Option<Arc<Access>>>,
+    /// Who is served in spite of maintenance.
+    pub maintenance_allow: Addresses,
     /// Which answers are kept.
     pub cache_rules: Rules,
     /// What gateways share limits through.
@@ -81,6 +88,12 @@ impl Snapshot {
             allowed_hosts: AllowedHosts::new(&config.server.allowed_hosts),
             route_metrics: config.routes.iter().map(|route| shared.metrics.route(&route.name)).collect(),
             limits: config.routes.iter().map(|route| Limits::build(&route.rate_limits, &shared.metrics)).collect(),
+            access: config
+                .routes
+                .iter()
+                .map(|route| route.access.as_ref().map(|it| Arc::new(Access::build(it))))
+                .collect(),
+            maintenance_allow: Addresses::build(&config.maintenance.allow),
             cache_rules: Rules::build(config.cache.as_ref(), &shared.metrics),
             says_hsts: (0..=config.routes.len()).map(|_| AtomicBool::new(false)).collect(),
             redis,
@@ -144,6 +157,12 @@ impl Snapshot {
     #[must_use]
     pub fn limits(&self, index: usize) -> Option<&Arc<Limits>> {
         self.limits.get(index)?.as_ref()
+    }
+
+    /// Who may come to the route at an index the table gave.
+    #[must_use]
+    pub fn access(&self, index: usize) -> Option<&Arc<Access>> {
+        self.access.get(index)?.as_ref()
     }
 
     /// The route at an index the table gave.

@@ -6,12 +6,15 @@ use std::time::SystemTime;
 
 use tokio::sync::{Notify, watch};
 
+use crate::access::logins::Logins;
 use crate::cache::Cache;
 use crate::observe::access_log::AccessLog;
 use crate::observe::metrics::Metrics;
 use crate::rate_limit::Limiter;
+use crate::rate_limit::tries::Tries;
 use crate::spool::Depot;
 use crate::state::connections::Connections;
+use crate::state::maintenance::Maintenance;
 use crate::tls::tickets::Tickets;
 use crate::upstream::endpoint::Registry;
 
@@ -26,6 +29,11 @@ pub struct Shared {
     pub connections: Arc<Connections>,
     /// The buckets of rate limits.
     pub limiter: Limiter,
+    /// Passwords that were right.
+    pub logins: Arc<Logins>,
+    /// Those that were wrong.
+    pub tries: Tries,
+    pub maintenance: Maintenance,
     /// Answers that are kept.
     pub cache: Arc<Cache>,
     /// Keys of TLS session tickets.
@@ -42,10 +50,13 @@ pub struct Shared {
 
 impl Shared {
     #[must_use]
-    pub fn new(metrics: Arc<Metrics>, access_log: AccessLog, depot: Arc<Depot>) -> Arc<Self> {
+    pub fn new(metrics: Arc<Metrics>, access_log: AccessLog, depot: Arc<Depot>, logins: Logins) -> Arc<Self> {
         Arc::new(Self {
             started: SystemTime::now(),
             registry: Arc::new(Registry::new(metrics.clone())),
+            maintenance: Maintenance::new(metrics.clone()),
+            logins: Arc::new(logins),
+            tries: Tries::default(),
             metrics,
             access_log,
             depot,

@@ -7,6 +7,7 @@
 mod harness;
 
 // The edge: what a client may send, and what it gets.
+mod access;
 mod body;
 mod connections;
 mod cors;
@@ -79,6 +80,7 @@ mod cli;
 mod docs;
 mod drain;
 mod layout;
+mod maintenance;
 mod metrics;
 mod reload;
 mod security_fields;

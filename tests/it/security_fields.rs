@@ -42,6 +42,7 @@ fn gateway(origin: &Origin, more: &str) -> Gateway {
         allowed_hosts = ["localhost", "test"]
         [admin]
         listen = ["127.0.0.1:0"]
+        control = "unix:{{dir}}/control.sock"
         [log]
         access = "{{dir}}/access.log"
         [[tls.certificates]]
@@ -96,6 +97,18 @@ const EVERY_KIND: &str = r#"
     path = "/here"
     respond = { status = 203, body = "here" }
     [[routes]]
+    path = "/denied"
+    upstream = "app"
+    access = { deny = ["0.0.0.0/0"] }
+    [[routes]]
+    path = "/staff"
+    upstream = "app"
+    access = { basic_auth = "ann:$2y$04$tB94WBZR9LJxLK6R8IMTpuRzSqO8Nemkd3XuZW6wLEONk/e45zh0." }
+    [[routes]]
+    path = "/shared"
+    upstream = "app"
+    cors = { origins = ["https://a.test"] }
+    [[routes]]
     path = "/moved"
     redirect = { to = "https://example.com{path}", status = 308 }
     [[routes]]
@@ -107,6 +120,10 @@ const EVERY_KIND: &str = r#"
     path = "/kept"
     ttl = "1h"
 "#;
+
+fn preflight(origin: &'static str) -> Vec<(&'static str, &'static str)> {
+    vec![("Origin", origin), ("Access-Control-Request-Method", "GET")]
+}
 
 #[test]
 fn every_kind_of_answer_has_them_and_the_request_id_one_line_and_one_count() {
@@ -145,11 +162,17 @@ fn every_kind_of_answer_has_them_and_the_request_id_one_line_and_one_count() {
         ("GET", "/", vec![("X-Says", "X-Accel-Redirect: /x")], "", 502),
         ("GET", "/", vec![("X-Says", "Transfer-Encoding: other")], "", 502),
         ("GET", "/", vec![("Expect", "nonsense")], "", 417),
+        ("GET", "/denied", vec![], "", 403),
+        ("GET", "/staff", vec![], "", 401),
+        ("GET", "/staff", vec![("Authorization", "Basic YTpi")], "", 401),
+        ("OPTIONS", "/shared", preflight("https://a.test"), "", 204),
+        ("OPTIONS", "/shared", preflight("https://b.test"), "", 403),
+        ("OPTIONS", "*", vec![], "", 204),
         ("OPTIONS", "/", vec![], "", 200),
         ("DELETE", "/", vec![], "", 200),
         ("TRACE", "/", vec![], "", 200),
     ];
-    assert!(kinds.len() >= 30);
+    assert!(kinds.len() >= 37);
     let mut lines = 2;
     let mut ids = BTreeSet::new();
     for (method, target, fields, body, status) in &kinds {
@@ -163,7 +186,7 @@ fn every_kind_of_answer_has_them_and_the_request_id_one_line_and_one_count() {
     // Over HTTP/2 the same, but for what its framing does not let a client say.
     let client = Http2::connect(&gateway.addrs()[1]);
     for (method, target, fields, body, status) in &kinds {
-        if fields.iter().any(|(name, _)| *name == "X-Large") || *method == "TRACE" {
+        if fields.iter().any(|(name, _)| *name == "X-Large") || *method == "TRACE" || *target == "*" {
             continue;
         }
         let lower: Vec<(String, &str)> = fields.iter().map(|(name, value)| (name.to_lowercase(), *value)).collect();
@@ -175,6 +198,15 @@ fn every_kind_of_answer_has_them_and_the_request_id_one_line_and_one_count() {
         assert!(ids.insert(answer.field("x-request-id").unwrap().to_owned()));
         lines += 1;
     }
+    let maintained = gateway.command(&["maintenance", "on", "--config", gateway.config_path().to_str().unwrap()]);
+    assert_eq!(maintained.code, 0, "{}", maintained.stderr);
+    let response = secure(&gateway).get("/").expect(503);
+    has(&response, &BASIC, "maintenance");
+    ids.insert(response.field("x-request-id").unwrap().to_owned());
+    let answer = client.request("GET", "/", &[], "").expect(503);
+    assert!(BASIC.iter().all(|(name, value)| answer.field(name) == Some(*value)));
+    ids.insert(answer.field("x-request-id").unwrap().to_owned());
+    lines += 2;
     let logged: Vec<Value> = gateway.access_log(lines);
     assert_eq!(logged.len(), lines);
     let seen: BTreeSet<String> = logged.iter().map(|line| line["request_id"].as_str().unwrap().to_owned()).collect();

@@ -27,7 +27,6 @@ section! {
         /// What is kept, and for how long. The first rule that matches counts.
         rules: Vec<At<CacheRule>> = "[]",
     }
-    later []
 }
 
 section! {
@@ -41,7 +40,6 @@ section! {
         /// Size of all files together.
         max: Size = r#""1GiB""#,
     }
-    later []
 }
 
 section! {
@@ -82,7 +80,6 @@ section! {
         /// `"0s"`: none waits.
         collapse_timeout: Duration = r#""5s""#,
     }
-    later []
 }
 
 section! {
@@ -97,5 +94,4 @@ section! {
         /// Example: `["Accept-Language"]`
         headers: Vec<At<FieldName>> = "[]",
     }
-    later []
 }

@@ -34,5 +34,4 @@ section! {
         /// How long a browser remembers what it was told beforehand.
         max_age: Duration = r#""10m""#,
     }
-    later []
 }

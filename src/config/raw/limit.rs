@@ -40,7 +40,6 @@ section! {
         /// Whether refusals are only counted and logged, to see whom a limit would hit.
         dry_run: bool = "false",
     }
-    later []
 }
 
 section! {
@@ -71,5 +70,4 @@ section! {
         /// Example: `"file:/run/secrets/sentinel"`
         sentinel_password: Secret,
     }
-    later []
 }

@@ -7,7 +7,7 @@ use super::super::place::At;
 use super::super::schema::{Described, Inside, Int, KeyInfo, OneOrMany, Presence, SectionInfo, Table, section};
 use super::super::value::{FieldName, FieldValue, RedirectStatus, Size, StripPrefix, Timeout};
 use super::super::walk::{Node, Read, Walk};
-use super::{Cors, RateLimit};
+use super::{Access, Cors, RateLimit};
 
 section! {
     /// What happens to requests for a host and a path. Exactly one of `upstream`, `respond` and `redirect` is required.
@@ -48,6 +48,8 @@ section! {
         ///
         /// Example: `{ rate = "100/m", key = "client_ip" }`
         rate_limit: OneOrMany<RateLimit> = "[]",
+        /// Who may come. Without it everybody may.
+        access: Access,
         /// As `buffer_requests` of the upstream, for this route alone.
         ///
         /// Example: `false`
@@ -67,7 +69,6 @@ section! {
         /// Which pages of other origins may read its answers. Without it that is the app's affair.
         cors: Cors,
     }
-    later ["access"]
 }
 
 section! {
@@ -80,7 +81,6 @@ section! {
         /// Its media type.
         content_type: FieldValue = r#""text/plain; charset=utf-8""#,
     }
-    later []
 }
 
 section! {
@@ -94,7 +94,6 @@ section! {
         /// Its status. 307 and 308 keep the method.
         status: RedirectStatus = "308",
     }
-    later []
 }
 
 section! {
@@ -109,7 +108,6 @@ section! {
         /// As `read_timeout` of the upstream.
         read: Timeout,
     }
-    later []
 }
 
 section! {
@@ -125,5 +123,4 @@ section! {
         /// Example: `["X-Powered-By"]`
         remove: Vec<At<FieldName>> = "[]",
     }
-    later []
 }

@@ -28,7 +28,6 @@ section! {
         /// anything else of it.
         harden_cookies: bool = "false",
     }
-    later []
 }
 
 section! {
@@ -46,7 +45,6 @@ section! {
         /// Whether the host may be put on the lists that browsers come with.
         preload: bool = "false",
     }
-    later []
 }
 
 section! {
@@ -63,5 +61,4 @@ section! {
         /// elements. Pages with one are not kept by the cache.
         nonce: bool = "false",
     }
-    later []
 }

@@ -19,7 +19,6 @@ section! {
         /// shown the first. Two for the same names, one with an ECDSA key and one with RSA, serve old clients beside new.
         certificates: Vec<At<Certificate>> = "[]",
     }
-    later []
 }
 
 section! {
@@ -34,7 +33,6 @@ section! {
         /// Example: `"/etc/propylon/privkey.pem"`
         key: PemFile = required,
     }
-    later []
 }
 
 section! {
@@ -48,7 +46,6 @@ section! {
         /// `X-Client-Cert-Subject` (RFC 4514) and `X-Client-Cert-SHA256` (hexadecimal); clients cannot set these fields.
         client_certs: ClientCerts,
     }
-    later []
     short address
 }
 
@@ -63,5 +60,4 @@ section! {
         /// is.
         required: bool = "true",
     }
-    later []
 }

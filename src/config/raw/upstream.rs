@@ -85,7 +85,6 @@ section! {
         /// Example: `{ ca = "/etc/propylon/internal-ca.pem" }`
         tls: UpstreamTls = "false",
     }
-    later []
 }
 
 section! {
@@ -114,7 +113,6 @@ section! {
         /// Example: `"/etc/propylon/gateway-key.pem"`
         key: PemFile,
     }
-    later []
     short enabled
 }
 
@@ -128,7 +126,6 @@ section! {
         /// Whether it is used only while no other endpoint is healthy.
         backup: bool = "false",
     }
-    later []
     short address
 }
 
@@ -146,7 +143,6 @@ section! {
         /// How long a request may wait; then 503 with `Retry-After`. A route may set its own.
         timeout: Timeout = r#""10s""#,
     }
-    later []
 }
 
 section! {
@@ -160,7 +156,6 @@ section! {
         /// Share of requests that may be tried again, so that retries do not finish off an app that is failing.
         budget: Percent = r#""20%""#,
     }
-    later []
 }
 
 section! {
@@ -187,7 +182,6 @@ section! {
         /// Example: `"200-299,401"`
         expect: StatusRanges = r#""200-299""#,
     }
-    later []
 }
 
 section! {
@@ -202,5 +196,4 @@ section! {
         /// Share of the endpoints that may be left out at once, rounded down.
         max_ejected: Percent = r#""50%""#,
     }
-    later []
 }

@@ -10,6 +10,7 @@ use http::HeaderValue;
 use super::super::error::Report;
 use super::super::interpolate::read_bounded;
 use super::super::model::ErrorPage;
+use super::super::place::At;
 use super::super::schema::Table;
 use super::super::value::PageFile;
 use super::super::walk::quoted;
@@ -27,13 +28,21 @@ pub(super) fn read_all(pages: Table<PageFile>, base: &Path, report: &mut Report)
                 .problem(&status.place, format!("expected a status from 400 to 599; found {}", quoted(&status.value)));
             continue;
         };
-        match read_bounded(&base.join(&page.value.path), PAGE_MAX) {
-            Ok(body) => {
-                let content_type = HeaderValue::from_static(page.value.content_type);
-                read.insert(code, Arc::new(ErrorPage { content_type, body: Bytes::from(body) }));
-            }
-            Err(reason) => report.problem(&page.place, reason),
-        }
+        read.extend(self::read(&page, base, report).map(|page| (code, page)));
     }
     read
+}
+
+/// Reads one page.
+pub(super) fn read(page: &At<PageFile>, base: &Path, report: &mut Report) -> Option<Arc<ErrorPage>> {
+    match read_bounded(&base.join(&page.value.path), PAGE_MAX) {
+        Ok(body) => {
+            let content_type = HeaderValue::from_static(page.value.content_type);
+            Some(Arc::new(ErrorPage { content_type, body: Bytes::from(body) }))
+        }
+        Err(reason) => {
+            report.problem(&page.place, reason);
+            None
+        }
+    }
 }

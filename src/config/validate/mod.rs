@@ -4,6 +4,7 @@
 //! here either has no default or has been reported before; either way the result is only handed out when the report is
 //! clean.
 
+mod access;
 mod cache;
 mod capacity;
 mod cors;
@@ -44,7 +45,8 @@ pub fn build(raw: Gateway, source: Option<&Path>, base: &Path, report: &mut Repo
     let spool = spool::build(given(raw.spool), report);
     let sets = security::build(given(raw.security_headers), report);
     let has_redis = raw.redis.is_some();
-    let common = route::Common { has_redis, max_body: client.max_body.as_ref(), spool: &spool, security: &sets };
+    let max_body = client.max_body.as_ref();
+    let common = route::Common { base, has_redis, max_body, spool: &spool, security: &sets };
     let routes = route::build_all(given(raw.routes), &upstreams, &common, &server.allowed_hosts, report);
     let redis = raw.redis.map(|redis| limit::redis(redis, base, report));
     let client = server::build_client(client, report);
@@ -57,6 +59,7 @@ pub fn build(raw: Gateway, source: Option<&Path>, base: &Path, report: &mut Repo
         log: server::build_log(&given(raw.log)),
         spool: spool.value,
         redis,
+        maintenance: access::maintenance(given(raw.maintenance), base, report),
         cache: cache::build(given(raw.cache), has_redis, report),
         security: sets.basic(),
         error_pages: error_pages::read_all(given(raw.error_pages), base, report),

@@ -1,5 +1,6 @@
 //! `[[routes]]`: one action each, and nothing beside it that the action cannot use.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use http::HeaderValue;
@@ -15,7 +16,7 @@ use super::headers::{self, Way};
 use super::security::Sets;
 use super::server::find_upstream;
 use super::upstream::Built;
-use super::{given, limit, route_clashes, spool};
+use super::{access, given, limit, route_clashes, spool};
 
 const ACTIONS: [&str; 3] = ["upstream", "respond", "redirect"];
 
@@ -25,6 +26,8 @@ pub(super) struct Common<'a> {
     pub max_body: Option<&'a At<Size>>,
     pub spool: &'a spool::Built,
     pub has_redis: bool,
+    /// Where relative files are looked for.
+    pub base: &'a Path,
     pub security: &'a Sets,
 }
 
@@ -89,6 +92,7 @@ fn build(raw: raw::Route, place: &Place, upstreams: &[Built], common: &Common<'_
         response_headers: headers::build(given(raw.response_headers), Way::Response, report),
         security: common.security.of(raw.security_headers.as_ref(), report),
         cors: raw.cors.map(|cors| super::cors::build(cors, report)),
+        access: raw.access.map(|access| access::build(access.value, common.base, report)),
     }
 }
 

@@ -29,6 +29,19 @@ pub struct PageFile {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PemFile(pub PathBuf);
 
+/// A file of networks, relative to the configuration file; empty: there is none.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ListFile(pub PathBuf);
+
+impl Text for ListFile {
+    const KIND: &'static str = "file";
+    const EXPECTED: &'static str = "the path of a file of networks such as \"/etc/propylon/access\"";
+
+    fn parse(text: &str) -> Result<Self, Reject> {
+        if text.ends_with('/') || text.contains(['\0', '\n']) { Err(Reject::Unlike) } else { Ok(Self(text.into())) }
+    }
+}
+
 impl Text for PemFile {
     const KIND: &'static str = "PEM file";
     const EXPECTED: &'static str = "the path of a PEM file such as \"/etc/propylon/fullchain.pem\"";

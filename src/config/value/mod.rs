@@ -17,12 +17,13 @@ mod quantity;
 mod redirect;
 mod redis_url;
 mod status;
+mod users;
 mod word;
 
 pub use address::{NameServer, TrustedPeer};
 pub use date::Date;
 pub use duration::{Keepalive, Timeout};
-pub use file::{AbsoluteDir, AbsoluteFile, PageFile, PemFile, SocketFile};
+pub use file::{AbsoluteDir, AbsoluteFile, ListFile, PageFile, PemFile, SocketFile};
 pub use header::{CorsField, FieldName, FieldValue, HealthHost, HealthPath};
 pub use host::ServerName;
 pub use limit::{COUNT_MAX, LimitRate};

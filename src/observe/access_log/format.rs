@@ -18,6 +18,8 @@ pub struct Entry<'a> {
     pub client: Option<IpAddr>,
     /// The client's port, where the address is that of the connection.
     pub client_port: Option<u16>,
+    /// Who came with the right password.
+    pub user: Option<&'a str>,
     /// The method; empty when the head could not be read.
     pub method: &'a [u8],
     /// The host the client asked for.
@@ -83,6 +85,7 @@ impl Entry<'_> {
             request_id: b"",
             client: None,
             client_port: None,
+            user: None,
             method: b"",
             host: b"",
             path: b"",
@@ -119,7 +122,7 @@ impl Entry<'_> {
 pub enum Format {
     /// One JSON object a line, with everything in it.
     Json,
-    /// `client - - [time] "request" status bytes "referer" "user agent"`.
+    /// `client - user [time] "request" status bytes "referer" "user agent"`.
     Combined,
 }
 
@@ -141,6 +144,7 @@ fn write_json(entry: &Entry<'_>, line: &mut Vec<u8>) {
     object.text("request_id", Some(entry.request_id).filter(|id| !id.is_empty()));
     object.client(entry.client);
     object.number("client_port", entry.client_port);
+    object.text("user", entry.user.map(str::as_bytes));
     object.text("method", Some(entry.method).filter(|method| !method.is_empty()));
     object.text("host", Some(entry.host).filter(|host| !host.is_empty()));
     object.text("path", Some(entry.path).filter(|path| !path.is_empty()));
@@ -224,7 +228,12 @@ impl Members<'_> {
 
 fn write_combined(entry: &Entry<'_>, line: &mut Vec<u8>) {
     write_client(entry.client, line);
-    line.extend_from_slice(b" - - [");
+    line.extend_from_slice(b" - ");
+    match entry.user.filter(|user| !user.is_empty()) {
+        Some(user) => escape::combined(user.as_bytes(), line),
+        None => line.push(b'-'),
+    }
+    line.extend_from_slice(b" [");
     clock::write_common(entry.time, line);
     line.extend_from_slice(b"] \"");
     if entry.method.is_empty() {

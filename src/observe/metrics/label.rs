@@ -122,6 +122,16 @@ closed_set! {
 }
 
 closed_set! {
+    /// How a password was found.
+    PasswordCheck {
+        /// It is that of the user.
+        Right = "right",
+        /// It is not, or there is no such user.
+        Wrong = "wrong",
+    }
+}
+
+closed_set! {
     /// Why a request did not get the slot it asked for.
     QueueDrop {
         /// The client left while it waited.

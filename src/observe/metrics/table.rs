@@ -65,6 +65,10 @@ families! {
         "Requests that the gateway answered itself, by reason.";
     FIELDS_DROPPED: Counter "propylon_fields_dropped_total" ["reason"]
         "Request fields that were not passed on, because of their name or because only the gateway may set them.";
+    PASSWORD_CHECKS: Counter "propylon_password_checks_total" ["result"]
+        "Passwords that were checked, by whether they were right; those remembered from before are not checked again.";
+    MAINTENANCE: Gauge "propylon_maintenance" []
+        "1 while every request is answered 503 for maintenance.";
 
     RATE_LIMIT_DECISIONS: Counter "propylon_rate_limit_decisions_total" ["limit", "decision"]
         "Requests that met a rate limit, by what it made of them.";

@@ -28,6 +28,7 @@ fn route(hosts: &[HostPattern], path: PathPattern, methods: &[&str]) -> Route {
         response_headers: HeaderEdits::default(),
         security: SecurityHeaders::default(),
         cors: None,
+        access: None,
     }
 }
 
