@@ -1,6 +1,7 @@
 //! One connection to whatever is behind the URL: a single Redis, the master that Sentinels name, a cluster.
 
 use std::fs;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
@@ -14,6 +15,7 @@ use redis::{
 };
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
+use tokio::sync::oneshot;
 
 use crate::config::model::{Redis, RedisKind, RedisNode, Secret};
 
@@ -23,6 +25,11 @@ const CONNECT: Duration = Duration::from_secs(1);
 const WHOLE: Duration = Duration::from_secs(5);
 /// Commands that wait to be written, at most; further ones wait for room, within their own time.
 const WAITING: usize = 1024;
+
+/// Threads that connect now.
+static CONNECTING: AtomicUsize = AtomicUsize::new(0);
+/// Between two looks at whether there are any left.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 /// A connection that many ask over at once.
 #[derive(Clone)]
@@ -78,17 +85,55 @@ fn of_authorities(pem: Vec<u8>) -> TlsCertificates {
 }
 
 /// Connects, on a thread where that may take its time: for each connection with TLS the crate reads this system's authorities, a
-/// hundred files and more (redis 1.8.1, `connection.rs:1246`).
+/// hundred files and more (redis 1.8.1, `connection.rs:1246`). Whoever drops the future ends it.
 pub async fn connect_aside(config: Redis, authorities: Option<Vec<u8>>) -> RedisResult<Link> {
     let runtime = tokio::runtime::Handle::current();
+    let (waits, nobody_waits) = oneshot::channel::<()>();
+    let counted = Connecting::begin();
     let connecting = tokio::task::spawn_blocking(move || {
+        let _counted = counted;
         runtime.block_on(async move {
             let late = || Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into());
             let certificates = authorities.map(of_authorities);
-            tokio::time::timeout(WHOLE, connect(&config, certificates.as_ref())).await.unwrap_or_else(|_| late())
+            tokio::select! {
+                biased;
+                _ = nobody_waits => late(),
+                made = tokio::time::timeout(WHOLE, connect(&config, certificates.as_ref())) => {
+                    made.unwrap_or_else(|_| late())
+                }
+            }
         })
     });
-    connecting.await.unwrap_or_else(|error| Err(std::io::Error::other(error).into()))
+    let made = connecting.await.unwrap_or_else(|error| Err(std::io::Error::other(error).into()));
+    drop(waits);
+    made
+}
+
+/// Returns when no thread connects any more, after `limit` at the latest. In a runtime that stops meanwhile their timers would panic
+/// (tokio 1.54, `runtime/time/entry.rs:534`).
+pub async fn quiet(limit: Duration) {
+    let connecting = async {
+        while CONNECTING.load(SeqCst) > 0 {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    };
+    let _ = tokio::time::timeout(limit, connecting).await;
+}
+
+/// A thread that is counted, until dropped.
+struct Connecting;
+
+impl Connecting {
+    fn begin() -> Self {
+        CONNECTING.fetch_add(1, SeqCst);
+        Self
+    }
+}
+
+impl Drop for Connecting {
+    fn drop(&mut self) {
+        CONNECTING.fetch_sub(1, SeqCst);
+    }
 }
 
 /// Connects, logs in, and makes sure that it is a master where Sentinels were asked.

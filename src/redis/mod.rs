@@ -25,7 +25,7 @@ use crate::config::model;
 use crate::observe::metrics::{RedisError as Kind, RedisMetrics, RedisUser};
 use breaker::Breaker;
 use connect::Link;
-pub use connect::authorities;
+pub use connect::{authorities, quiet};
 
 /// How long a configuration that comes into force waits for its first connection.
 const FIRST_CONNECTION: Duration = Duration::from_secs(1);

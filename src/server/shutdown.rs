@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tokio::runtime::Runtime;
 
+use crate::redis;
 use crate::server::reload::Reloader;
 use crate::server::signals::{Event, Signals};
 use crate::state::{Shared, Snapshot};
@@ -40,6 +41,8 @@ pub async fn leave(reloader: &Reloader, signals: &mut Signals) {
         tracing::warn!(cut = shared.conversations(), "{why}");
     }
     reloader.close_all().await;
+    snapshot.leave_redis();
+    redis::quiet(STOP_MAX).await;
 }
 
 /// Answers the requests that still wait for a slot: no app has heard of them, so that they can be sent elsewhere.

@@ -149,6 +149,11 @@ impl Snapshot {
         said.load(Relaxed)
     }
 
+    /// Leaves Redis: nobody is served any more.
+    pub fn leave_redis(&self) {
+        self.connections_to_redis().for_each(|redis| redis.stop());
+    }
+
     fn connections_to_redis(&self) -> impl Iterator<Item = &Arc<Redis>> {
         self.redis.iter().chain(&self.cache_redis)
     }
