@@ -43,6 +43,7 @@ pub struct Config {
     pub admin: Admin,
     pub tls: Tls,
     pub log: Log,
+    pub tracing: Tracing,
     pub spool: Spool,
     /// None: limits are kept in this process.
     pub redis: Option<Redis>,
@@ -175,6 +176,24 @@ pub struct Log {
     pub level: LogLevel,
     pub access: AccessTarget,
     pub format: AccessFormat,
+    pub redact: Redact,
+}
+
+/// What the access log is not to hold.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Redact {
+    /// Names of query parameters, in any case; `*` is all.
+    pub query: Vec<String>,
+    /// Names of members of a line.
+    pub fields: Vec<String>,
+}
+
+/// Which trace a request belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tracing {
+    pub start: bool,
+    /// How many are recorded, in millionths.
+    pub sample: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -244,6 +263,8 @@ pub struct Route {
     pub cors: Option<Cors>,
     /// None: everybody may come.
     pub access: Option<Access>,
+    /// Whether clients are told where the time went.
+    pub server_timing: bool,
 }
 
 /// Who goes first where requests wait for an endpoint.

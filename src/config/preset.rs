@@ -36,7 +36,7 @@ pub struct Facts {
 /// do.
 const ASYNC: u32 = 100;
 
-/// Gunicorn takes 100 fields and we add up to eleven: two of them for a client's certificate.
+/// Gunicorn takes 100 fields and we add up to thirteen: two of them for a client's certificate, one for a nonce, one for a trace.
 const GUNICORN: Facts = Facts {
     keepalive: Some(Duration::from_secs(1)),
     closes_idle_after: Duration::from_secs(2),
@@ -46,7 +46,7 @@ const GUNICORN: Facts = Facts {
     is_held_by_slow_clients: false,
     request_line_max: Some(4094),
     field_max: Some(8190),
-    headers_max: Some(89),
+    headers_max: Some(87),
     about: "",
 };
 
@@ -127,7 +127,7 @@ impl Preset {
             Self::Granian => Facts {
                 keepalive: Some(Duration::from_secs(15)),
                 closes_idle_after: Duration::from_secs(30),
-                headers_max: Some(89),
+                headers_max: Some(87),
                 about: "Takes 100 fields. Serves ASGI, RSGI and WSGI; for a WSGI app set `client_abort = \"finish\"` \
                     and `threads` to its `--blocking-threads`.",
                 ..ASGI

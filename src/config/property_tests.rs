@@ -72,7 +72,7 @@ fn presets_fill_in_what_is_left_out() {
     let sync = preset("preset = 'gunicorn-sync'\nworkers = 4");
     assert_eq!((sync.preset, sync.keepalive, sync.capacity), (Some(Preset::GunicornSync), Keepalive::Off, Some(4)));
     let limits = sync.head_limits.unwrap();
-    assert_eq!((limits.request_line_max, limits.field_max, limits.headers_max), (4094, 8190, 89));
+    assert_eq!((limits.request_line_max, limits.field_max, limits.headers_max), (4094, 8190, 87));
     assert_eq!(sync.client_abort, ClientAbort::Finish);
     let uvicorn = preset("preset = 'uvicorn'\nworkers = 4\nclient_abort = 'finish'");
     assert_eq!((uvicorn.capacity, uvicorn.client_abort), (Some(400), ClientAbort::Finish));

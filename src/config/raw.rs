@@ -12,6 +12,7 @@ mod limit;
 mod route;
 mod security;
 mod tls;
+mod tracing;
 mod upstream;
 
 use std::time::Duration;
@@ -23,13 +24,14 @@ pub use limit::{RateLimit, Redis};
 pub use route::{HeaderEdits, Redirect, Respond, Route};
 pub use security::{Csp, SecurityHeaders};
 pub use tls::{Certificate, ClientCerts, Tls, TlsListener};
+pub use tracing::Tracing;
 pub use upstream::{Ejection, Endpoint, Health, Queue, Retry, Upstream, UpstreamTls};
 
 use super::model::{AccessFormat, AccessTarget, HostPattern, ListenAddr, LogLevel};
 use super::place::At;
 use super::schema::{Described, Inside, Int, KeyInfo, NonEmpty, Presence, SectionInfo, Table, section};
 use super::value::{
-    AbsoluteDir, AbsoluteFile, HeadSize, NameServer, PageFile, Rate, Size, SocketFile, Timeout, TrustedPeer,
+    AbsoluteDir, AbsoluteFile, HeadSize, LogField, NameServer, PageFile, Rate, Size, SocketFile, Timeout, TrustedPeer,
 };
 use super::walk::{Node, Read, Walk};
 
@@ -44,6 +46,8 @@ section! {
         tls: Tls = "{}",
         /// What is written about the gateway's own doings, and about each request.
         log: Log = "{}",
+        /// Which trace a request belongs to.
+        tracing: Tracing = "{}",
         /// Where bodies wait: a request's until it is whole and a worker is free, a response's until the client has taken
         /// it.
         spool: Spool = "{}",
@@ -200,6 +204,21 @@ section! {
         access: AccessTarget = r#""stdout""#,
         /// The form of that line.
         format: AccessFormat = r#""json""#,
+        /// What that line is not to hold.
+        redact: Redact = "{}",
+    }
+}
+
+section! {
+    /// What the access log is not to hold: `***` stands in its place.
+    Redact {
+        /// Names of query parameters whose values are not written, in any case; `"*"` is all of them. They are looked for in `referer` as
+        /// well.
+        query: Vec<At<String>> = r#"["access_token", "api_key", "apikey", "auth", "client_secret", "code", "id_token", "jwt", "key", "passwd", "password", "pwd", "refresh_token", "secret", "session", "sig", "signature", "token"]"#,
+        /// Whole values: `client`, `user`, `host`, `path`, `query`, `user_agent`, `referer`.
+        ///
+        /// Example: `["client", "user_agent"]`
+        fields: Vec<At<LogField>> = "[]",
     }
 }
 

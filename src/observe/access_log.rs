@@ -7,6 +7,7 @@
 mod escape;
 pub mod format;
 mod queue;
+mod redact;
 mod sink;
 mod writer;
 
@@ -19,6 +20,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 pub use format::{Entry, Format};
+pub use redact::Redaction;
 pub use sink::{Sink, Target};
 
 use super::metrics::Metrics;

@@ -4,12 +4,13 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::HeaderValue;
+use http::{HeaderMap, HeaderValue};
 
 use crate::edge::exchange::Exchange;
 use crate::header::client_address::{Claims, Origin, resolve};
 use crate::header::request_hygiene::FieldKind;
 use crate::header::request_id;
+use crate::header::trace::TraceContext;
 use crate::observe::metrics::{FieldDrop, RequestInFlight};
 use crate::proxy::access::Login;
 use crate::proxy::cache::Visit;
@@ -28,6 +29,7 @@ use crate::upstream::{Upstream, Wanted};
 pub struct Active {
     pub exchange: Arc<Exchange>,
     pub request_id: HeaderValue,
+    pub trace: TraceContext,
     /// The client after `trusted_proxies` was applied; none for a Unix-socket peer that said nothing.
     pub client: Option<IpAddr>,
     /// Whether the client has come over HTTPS, as far as is known.
@@ -100,23 +102,30 @@ pub struct Attempt {
 }
 
 impl Active {
-    /// Takes over what the connection knows of the request.
+    /// Takes over what the connection knows of the request, and what the request says of its trace.
     #[must_use]
-    pub fn begin(exchange: Arc<Exchange>) -> Self {
+    pub fn begin(exchange: Arc<Exchange>, headers: &HeaderMap) -> Self {
         let origin = origin(&exchange);
         let ids = claims(&exchange, FieldKind::RequestId);
         let (client, https) = (origin.client, origin.https);
         let request_id = request_id::decide(ids, origin.peer_trusted);
+        let trace = TraceContext::of(headers, origin.peer_trusted, exchange.snapshot.sample);
         let metrics = &exchange.snapshot.shared.metrics;
         (0..exchange.dropped.name).for_each(|_| metrics.record_field_dropped(FieldDrop::Name));
         (0..exchange.dropped.spoofable).for_each(|_| metrics.record_field_dropped(FieldDrop::Spoofable));
-        Self::new(exchange, request_id, client, https)
+        Self::new(exchange, (request_id, trace), client, https)
     }
 
-    fn new(exchange: Arc<Exchange>, request_id: HeaderValue, client: Option<IpAddr>, https: bool) -> Self {
+    fn new(
+        exchange: Arc<Exchange>,
+        (request_id, trace): (HeaderValue, TraceContext),
+        client: Option<IpAddr>,
+        https: bool,
+    ) -> Self {
         Self {
             exchange,
             request_id,
+            trace,
             client,
             https,
             route: None,
@@ -149,7 +158,7 @@ impl Active {
     /// A request that the gateway makes for itself, in place of `of`: nobody is answered, and nothing logged.
     #[must_use]
     pub fn for_nobody(exchange: Arc<Exchange>, of: &mut Self) -> Self {
-        let mut own = Self::new(exchange, of.request_id.clone(), of.client, of.https);
+        let mut own = Self::new(exchange, (of.request_id.clone(), of.trace), of.client, of.https);
         own.route = of.route;
         own.nonce.clone_from(&of.nonce);
         own.upstream.clone_from(&of.upstream);

@@ -92,6 +92,10 @@ fn write_line(active: &Active, request: Option<&RequestHeader>, status: u16, dur
     }
     let field = |name| request.and_then(|request| request.headers.get(name)).map(HeaderValue::as_bytes);
     let (path, query) = split_query(&exchange.target);
+    let redaction = &exchange.snapshot.redaction;
+    let query = query.map(|query| redaction.query(query));
+    let referer = field(header::REFERER).map(|referer| redaction.url(referer));
+    let trace_id = active.trace.id();
     let refused = exchange.refusal.is_some();
     let own_client = active.client == exchange.facts.peer.ip();
     let attempt = &active.attempt;
@@ -99,16 +103,18 @@ fn write_line(active: &Active, request: Option<&RequestHeader>, status: u16, dur
         let refused = limited.refusal.as_ref().and_then(|refusal| refusal.limits.first()).map(|name| (&**name, false));
         refused.or_else(|| limited.watched.as_ref().map(|name| (&**name, true)))
     });
-    log.log(&Entry {
+    let mut entry = Entry {
         time: exchange.received,
         request_id: active.request_id.as_bytes(),
+        trace_id: if active.trace.received || exchange.snapshot.config.tracing.start { &trace_id } else { b"" },
         client: active.client,
+        hides_client: false,
         user: active.user.as_deref(),
         client_port: exchange.facts.peer_port.filter(|_| own_client),
         method: if refused { b"" } else { exchange.method.as_str().as_bytes() },
         host: exchange.host.as_ref().map(HeaderValue::as_bytes).unwrap_or_default(),
         path,
-        query,
+        query: query.as_deref(),
         protocol: match (refused, exchange.version) {
             (_, http::Version::HTTP_2) => "HTTP/2",
             (true, _) => "",
@@ -135,7 +141,9 @@ fn write_line(active: &Active, request: Option<&RequestHeader>, status: u16, dur
         retries: active.connect_retries + active.idempotent_retries,
         reused: attempt.reused,
         user_agent: field(header::USER_AGENT),
-        referer: field(header::REFERER),
+        referer: referer.as_deref(),
         listener: Some(&exchange.facts.listener.label),
-    });
+    };
+    redaction.hide(&mut entry);
+    log.log(&entry);
 }

@@ -11,6 +11,7 @@ use pingora_http::RequestHeader;
 use crate::config::model::{ClientAbort, Keepalive, Route};
 use crate::header::forwarding::{Authority, Forwarding, Listener};
 use crate::header::request_id::X_REQUEST_ID;
+use crate::header::trace::{TRACEPARENT, TRACESTATE};
 use crate::proxy::context::{Active, origin};
 use crate::proxy::rejection::{Reason, Rejection};
 use crate::proxy::security::{self, X_CSP_NONCE};
@@ -44,6 +45,7 @@ pub fn prepare(
     set_forwarding(request, active, host);
     set_identity(request, active);
     set(request, X_REQUEST_ID, active.request_id.clone());
+    set_trace(request, active);
     set(request, X_REQUEST_START, request_start(active.exchange.received));
     if route.security.has_nonce()
         && let Some(nonce) = security::nonce()
@@ -121,6 +123,19 @@ fn set_identity(request: &mut RequestHeader, active: &Active) {
     let Some(client) = active.exchange.facts.tls.as_ref().and_then(|tls| tls.client.as_ref()) else { return };
     set(request, X_CLIENT_CERT_SUBJECT, client.subject.clone());
     set(request, X_CLIENT_CERT_SHA256, client.fingerprint.clone());
+}
+
+/// The step that the app's own follow. What a client says goes on as it is, unless it wants more recorded than it may.
+fn set_trace(request: &mut RequestHeader, active: &Active) {
+    let trace = active.trace;
+    if !trace.received {
+        // It belongs to a trace that could not be read.
+        request.remove_header(&TRACESTATE);
+        request.remove_header(&TRACEPARENT);
+    }
+    if trace.received || active.exchange.snapshot.config.tracing.start {
+        set(request, TRACEPARENT, trace.field());
+    }
 }
 
 /// When the first byte of the request came, in the form that monitoring of Python apps reads: `t=` and seconds since 1970. The time

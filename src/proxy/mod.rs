@@ -32,6 +32,7 @@ pub mod rejection;
 mod respond;
 mod response;
 mod security;
+mod timing;
 mod tunnel;
 
 pub use hooks::Hooks;
@@ -48,7 +49,7 @@ use crate::proxy::rejection::{Reason, Rejection};
 /// Serves one request; the connection comes back when it can be used again, or is to be closed with care. Whoever drops the
 /// future drops the client, and frees what the request held.
 pub async fn serve(engine: &Engine, mut session: Box<Session>, flight: &mut Arc<Flight>) -> Option<Returned> {
-    let mut active = Box::new(Active::begin(session.exchange().clone()));
+    let mut active = Box::new(Active::begin(session.exchange().clone(), &session.request().headers));
     let mut next = accept::accept(session.request_mut(), &mut active);
     // Whatever else may be wrong with it, it is counted.
     if let Err(rejection) = limit::settle(&mut active).await {

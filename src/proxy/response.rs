@@ -14,6 +14,7 @@ use crate::proxy::cors;
 use crate::proxy::limit;
 use crate::proxy::rejection::{Reason, Rejection};
 use crate::proxy::security;
+use crate::proxy::timing;
 
 /// How long an app may have nothing to tell within an event stream, unless its route says otherwise.
 const EVENT_PAUSE: Duration = Duration::from_hours(1);
@@ -101,6 +102,9 @@ pub fn edit_for_route(response: &mut ResponseHeader, active: &Active, is_short: 
         cors::add(response, cors, active.origin.as_ref())?;
     }
     limit::add_fields(response, active)?;
+    if route.server_timing {
+        timing::add(response, active)?;
+    }
     for name in &route.response_headers.remove {
         response.remove_header(name);
     }

@@ -17,12 +17,7 @@ pub const X_CSP_NONCE: HeaderName = HeaderName::from_static("x-csp-nonce");
 pub fn nonce() -> Option<HeaderValue> {
     let mut bytes = [0; 16];
     rand::fill(&mut bytes).ok()?;
-    let text: String = bytes
-        .iter()
-        .flat_map(|byte| [byte >> 4, byte & 15])
-        .filter_map(|digit| char::from_digit(digit.into(), 16))
-        .collect();
-    HeaderValue::try_from(text).ok()
+    HeaderValue::try_from(hex::encode(bytes)).ok()
 }
 
 /// Adds a set to an answer. A 304 of an app is short of fields that its answer had: what is added to it would take their place in what

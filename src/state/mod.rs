@@ -17,6 +17,8 @@ use crate::access::Access;
 use crate::access::addresses::Addresses;
 use crate::cache::{self, rule::Rules};
 use crate::config::model::{Config, ListenAddr, Listener, Protocol, Route};
+use crate::header::trace::Share;
+use crate::observe::access_log::Redaction;
 use crate::observe::metrics::{RedisUser, RouteMetrics};
 use crate::rate_limit::Limits;
 use crate::redis::{self, Redis};
@@ -47,6 +49,10 @@ pub struct Snapshot {
     access: Vec<Option<Arc<Access>>>,
     /// Who is served in spite of maintenance.
     pub maintenance_allow: Addresses,
+    /// What the access log does not hold.
+    pub redaction: Redaction,
+    /// How many traces are recorded.
+    pub sample: Share,
     /// Which answers are kept.
     pub cache_rules: Rules,
     /// What gateways share limits through.
@@ -94,6 +100,8 @@ impl Snapshot {
                 .map(|route| route.access.as_ref().map(|it| Arc::new(Access::build(it))))
                 .collect(),
             maintenance_allow: Addresses::build(&config.maintenance.allow),
+            redaction: redaction(&config),
+            sample: Share::of_millionths(config.tracing.sample),
             cache_rules: Rules::build(config.cache.as_ref(), &shared.metrics),
             says_hsts: (0..=config.routes.len()).map(|_| AtomicBool::new(false)).collect(),
             redis,
@@ -175,6 +183,11 @@ impl Snapshot {
     pub fn route(&self, index: usize) -> Option<(&Route, &Arc<RouteMetrics>)> {
         self.config.routes.get(index).zip(self.route_metrics.get(index))
     }
+}
+
+fn redaction(config: &Config) -> Redaction {
+    let redact = &config.log.redact;
+    Redaction::new(redact.query.iter().map(String::as_str), &redact.fields)
 }
 
 type Connections = (Option<Arc<Redis>>, Option<Arc<Redis>>);

@@ -27,7 +27,7 @@ impl Identity {
         let (_, certificate) = X509Certificate::from_der(der).ok()?;
         let subject = HeaderValue::from_str(&distinguished_name(certificate.subject())).ok()?;
         let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, der);
-        Some(Self { subject, fingerprint: HeaderValue::from_str(&hex(digest.as_ref())).ok()? })
+        Some(Self { subject, fingerprint: HeaderValue::from_str(&hex::encode(digest)).ok()? })
     }
 }
 
@@ -66,7 +66,7 @@ fn label(oid: &x509_parser::der_parser::oid::Oid<'_>) -> String {
 fn value(any: &Any<'_>) -> String {
     match text(any) {
         Some(text) => escape(&text),
-        None => format!("#{}", hex(&any.to_der_vec().unwrap_or_default())),
+        None => format!("#{}", hex::encode(any.to_der_vec().unwrap_or_default())),
     }
 }
 
@@ -108,14 +108,6 @@ fn escape(text: &str) -> String {
         }
     }
     escaped
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes
-        .iter()
-        .flat_map(|byte| [byte >> 4, byte & 15])
-        .filter_map(|digit| char::from_digit(digit.into(), 16))
-        .collect()
 }
 
 #[cfg(test)]

@@ -123,6 +123,8 @@ fn a_request_reaches_the_app_byte_for_byte_with_our_fields_and_no_others() {
     assert!(is_new_id(id), "{id}");
     assert_eq!(answer.field("x-request-id"), Some(id));
     assert_eq!(gateway.access_log(1)[0]["request_id"], id);
+    let trace = request.field("traceparent").unwrap();
+    assert_eq!(gateway.access_log(1)[0]["trace_id"], trace[3..35]);
     let start = request.field("x-request-start").unwrap();
     let seconds: f64 = start.strip_prefix("t=").unwrap().parse().unwrap();
     let seconds_of = |time: SystemTime| time.duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
@@ -145,6 +147,7 @@ fn a_request_reaches_the_app_byte_for_byte_with_our_fields_and_no_others() {
         "content-length: 2".to_owned(),
         "cookie: a=1; b=2".to_owned(),
         "host: Shop.Example.com:8443".to_owned(),
+        format!("traceparent: {trace}"),
         "user-agent: curl/8".to_owned(),
         "x-empty: ".to_owned(),
         "x-forwarded-for: 127.0.0.1".to_owned(),

@@ -85,3 +85,4 @@ mod metrics;
 mod reload;
 mod security_fields;
 mod shutdown;
+mod tracing;

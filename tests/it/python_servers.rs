@@ -132,6 +132,7 @@ impl Stack {
     fn expected_names(&self) -> Vec<String> {
         let names = [
             "host",
+            "traceparent",
             "x-forwarded-for",
             "x-forwarded-host",
             "x-forwarded-port",

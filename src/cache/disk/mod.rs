@@ -64,11 +64,7 @@ impl Name {
 
     /// `3f/3f0a…`, and the rule it was kept by.
     fn path(&self, rule: u32) -> PathBuf {
-        let hex = self.0.iter().fold(String::with_capacity(48), |mut text, byte| {
-            text.push(char::from_digit(u32::from(byte >> 4), 16).unwrap_or('0'));
-            text.push(char::from_digit(u32::from(byte & 15), 16).unwrap_or('0'));
-            text
-        });
+        let hex = hex::encode(self.0);
         PathBuf::from(format!("{}/{hex}.{rule:08x}", hex.get(..2).unwrap_or("00")))
     }
 

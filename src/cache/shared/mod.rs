@@ -14,7 +14,6 @@ mod log;
 mod outbox;
 mod packed;
 
-use std::fmt::Write as _;
 use std::sync::{Arc, LazyLock, Weak};
 use std::time::{Duration, Instant};
 
@@ -87,16 +86,9 @@ struct Keys {
 impl Keys {
     fn of(primary: &[u8]) -> Self {
         let hash = half_sha256(primary);
-        let hex = hex(&hash);
+        let hex = hex::encode(hash);
         Self { hash, answers: format!("propylon:cache:{{{hex}}}"), leases: format!("propylon:cache:{{{hex}}}:leases") }
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 /// The field for a request that says this in the fields on which answers depend.
@@ -106,7 +98,7 @@ fn field(names: &[HeaderName], request: &HeaderMap) -> String {
     }
     let mut variant = Vec::new();
     vary::write(names, request, &mut variant);
-    hex(&half_sha256(&variant))
+    hex::encode(half_sha256(&variant))
 }
 
 /// What a request wants to know.
@@ -311,7 +303,7 @@ fn token() -> String {
     let mut bytes = [0; 12];
     // Without it two might think that they have the same lease; no system is without.
     let _ = aws_lc_rs::rand::fill(&mut bytes);
-    hex(&bytes)
+    hex::encode(bytes)
 }
 
 fn joined(names: &[HeaderName]) -> String {
@@ -458,7 +450,7 @@ impl Drop for Lease {
 
 /// The field an entry is in.
 fn variant(entry: &Entry) -> String {
-    if entry.varies.is_empty() { PLAIN.to_owned() } else { hex(&half_sha256(&entry.variant)) }
+    if entry.varies.is_empty() { PLAIN.to_owned() } else { hex::encode(half_sha256(&entry.variant)) }
 }
 
 /// How long it is of any use from now on, in milliseconds.

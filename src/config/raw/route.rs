@@ -68,6 +68,8 @@ section! {
         security_headers: String = r#""basic""#,
         /// Which pages of other origins may read its answers. Without it that is the app's affair.
         cors: Cors,
+        /// Whether answers say in `Server-Timing` where the time went: waiting, in the app, in the gateway. Any client sees it then.
+        server_timing: bool = "false",
     }
 }
 

@@ -1,4 +1,4 @@
-//! `[server]`, `[server.client]`, `[admin]` and `[log]`.
+//! `[server]`, `[server.client]`, `[admin]`, `[log]` and `[tracing]`.
 
 use std::num::NonZero;
 use std::path::Path;
@@ -6,7 +6,8 @@ use std::thread::available_parallelism;
 
 use super::super::error::{Report, suggestion};
 use super::super::model::{
-    AccessFormat, AccessTarget, Admin, ClientLimits, Log, LogLevel, RestartOnly, Server, TrustedProxies,
+    AccessFormat, AccessTarget, Admin, ClientLimits, Log, LogLevel, Redact, RestartOnly, Server, Tracing,
+    TrustedProxies,
 };
 use super::super::place::At;
 use super::super::raw::{self, AdminListener};
@@ -123,9 +124,25 @@ pub(super) fn find_upstream(name: &At<String>, upstreams: &[Built], report: &mut
     found
 }
 
+/// `[tracing]`.
+pub(super) fn build_tracing(raw: &raw::Tracing) -> Tracing {
+    Tracing {
+        start: raw.start.as_ref().is_none_or(|start| start.value),
+        sample: raw.sample.as_ref().map_or(1_000_000, |share| share.value.0),
+    }
+}
+
 /// `[log]`.
-pub(super) fn build_log(raw: &raw::Log) -> Log {
+pub(super) fn build_log(raw: raw::Log, report: &mut Report) -> Log {
+    let redact = given(raw.redact);
+    let (query, fields) = (given(redact.query), given(redact.fields));
+    refuse_repeats(report, &query, |name| name.to_ascii_lowercase());
+    refuse_repeats(report, &fields, Clone::clone);
     Log {
+        redact: Redact {
+            query: query.into_iter().map(|name| name.value).collect(),
+            fields: fields.into_iter().map(|field| field.value.0.to_owned()).collect(),
+        },
         level: raw.level.as_ref().map_or(LogLevel::Info, |level| level.value),
         access: raw.access.as_ref().map_or(AccessTarget::Stdout, |access| access.value.clone()),
         format: raw.format.as_ref().map_or(AccessFormat::Json, |format| format.value),

@@ -28,8 +28,9 @@ pub use header::{CorsField, FieldName, FieldValue, HealthHost, HealthPath};
 pub use host::ServerName;
 pub use limit::{COUNT_MAX, LimitRate};
 pub use path::StripPrefix;
-pub use quantity::{HeadSize, Percent, Rate, Size};
+pub use quantity::{HeadSize, Percent, Rate, Share, Size};
 pub use redirect::RedirectStatus;
+pub use word::LogField;
 pub use word::PRESETS;
 
 pub use duration::text as duration_text;

@@ -109,6 +109,26 @@ impl Text for Rate {
     }
 }
 
+/// A share in millionths.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Share(pub u32);
+
+impl Text for Share {
+    const KIND: &'static str = "percentage";
+    const EXPECTED: &'static str = "a percentage such as \"100%\", \"5%\" or \"0.01%\"";
+
+    fn parse(text: &str) -> Result<Self, Reject> {
+        let number = text.strip_suffix('%').ok_or(Reject::Unlike)?;
+        let (whole, part) = number.split_once('.').unwrap_or((number, "0"));
+        let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        if !is_number(whole) || !is_number(part) || part.len() > 4 {
+            return Err(Reject::Unlike);
+        }
+        let millionths = format!("{whole}{part:0<4}").parse().map_err(|_| Reject::Unlike)?;
+        if millionths > 1_000_000 { Err(Reject::Unlike) } else { Ok(Self(millionths)) }
+    }
+}
+
 impl Text for Percent {
     const KIND: &'static str = "percentage";
     const EXPECTED: &'static str = "a percentage from \"0%\" to \"100%\"";

@@ -19,6 +19,20 @@ pub const PRESETS: [(&str, Preset); 11] = [
     ("uwsgi-http", Preset::UwsgiHttp),
 ];
 
+/// What a line of the access log may have to hide.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogField(pub &'static str);
+
+const LOG_FIELDS: [(&str, LogField); 7] = [
+    ("client", LogField("client")),
+    ("user", LogField("user")),
+    ("host", LogField("host")),
+    ("path", LogField("path")),
+    ("query", LogField("query")),
+    ("user_agent", LogField("user_agent")),
+    ("referer", LogField("referer")),
+];
+
 macro_rules! words {
     ($type:ty, $words:expr) => {
         impl Read for $type {
@@ -35,6 +49,7 @@ macro_rules! words {
 }
 
 words!(Preset, PRESETS);
+words!(LogField, LOG_FIELDS);
 words!(TlsVersion, [("1.2", TlsVersion::V12), ("1.3", TlsVersion::V13)]);
 words!(Priority, [("normal", Priority::Normal), ("high", Priority::High)]);
 words!(ClientAbort, [("finish", ClientAbort::Finish), ("close", ClientAbort::Close)]);

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
 use super::escape;
+use super::redact::HIDDEN;
 use crate::observe::clock;
 
 /// What is said of one request. Bytes are as they came from the network; empty ones are absent, as is every `None`.
@@ -14,8 +15,12 @@ pub struct Entry<'a> {
     pub time: SystemTime,
     /// The request's id.
     pub request_id: &'a [u8],
+    /// The id of the trace.
+    pub trace_id: &'a [u8],
     /// The client's address after `trusted_proxies` was applied; none is a peer of a Unix socket.
     pub client: Option<IpAddr>,
+    /// Nobody is to see who it was.
+    pub hides_client: bool,
     /// The client's port, where the address is that of the connection.
     pub client_port: Option<u16>,
     /// Who came with the right password.
@@ -83,7 +88,9 @@ impl Entry<'_> {
         Self {
             time,
             request_id: b"",
+            trace_id: b"",
             client: None,
+            hides_client: false,
             client_port: None,
             user: None,
             method: b"",
@@ -142,7 +149,8 @@ fn write_json(entry: &Entry<'_>, line: &mut Vec<u8>) {
     line.push(b'"');
     let mut object = Members(line);
     object.text("request_id", Some(entry.request_id).filter(|id| !id.is_empty()));
-    object.client(entry.client);
+    object.text("trace_id", Some(entry.trace_id).filter(|id| !id.is_empty()));
+    object.client(entry);
     object.number("client_port", entry.client_port);
     object.text("user", entry.user.map(str::as_bytes));
     object.text("method", Some(entry.method).filter(|method| !method.is_empty()));
@@ -194,10 +202,10 @@ impl Members<'_> {
         }
     }
 
-    fn client(&mut self, client: Option<IpAddr>) {
+    fn client(&mut self, entry: &Entry<'_>) {
         self.name("client");
         self.0.push(b'"');
-        write_client(client, self.0);
+        write_client(entry, self.0);
         self.0.push(b'"');
     }
 
@@ -227,7 +235,7 @@ impl Members<'_> {
 }
 
 fn write_combined(entry: &Entry<'_>, line: &mut Vec<u8>) {
-    write_client(entry.client, line);
+    write_client(entry, line);
     line.extend_from_slice(b" - ");
     match entry.user.filter(|user| !user.is_empty()) {
         Some(user) => escape::combined(user.as_bytes(), line),
@@ -262,8 +270,9 @@ fn write_combined(entry: &Entry<'_>, line: &mut Vec<u8>) {
     line.extend_from_slice(b"\"\n");
 }
 
-fn write_client(client: Option<IpAddr>, line: &mut Vec<u8>) {
-    match client {
+fn write_client(entry: &Entry<'_>, line: &mut Vec<u8>) {
+    match entry.client {
+        None if entry.hides_client => line.extend_from_slice(HIDDEN),
         None => line.extend_from_slice(b"unix"),
         Some(IpAddr::V4(address)) => {
             for (place, octet) in address.octets().into_iter().enumerate() {

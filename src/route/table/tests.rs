@@ -29,6 +29,7 @@ fn route(hosts: &[HostPattern], path: PathPattern, methods: &[&str]) -> Route {
         security: SecurityHeaders::default(),
         cors: None,
         access: None,
+        server_timing: false,
     }
 }
 

@@ -218,7 +218,7 @@ impl Server {
             let fits = coding.map_or(matches!(self.kind, Kind::Asgi(_)), |coding| coding == "chunked");
             check("chunks", &true, &fits);
         }
-        for (name, start) in [("x-request-id", ""), ("x-request-start", "t=")] {
+        for (name, start) in [("x-request-id", ""), ("x-request-start", "t="), ("traceparent", "00-")] {
             let value = got.remove(name).unwrap_or_default();
             check(name, &true, &(!value.is_empty() && value.starts_with(start)));
         }
