@@ -53,7 +53,7 @@ async fn read(snapshot: &Arc<Snapshot>, request: &Request) -> Answer {
         "/metrics" => metrics(snapshot.clone()).await,
         "/healthz" => Answer::text(200, "ok\n"),
         "/readyz" => readiness(snapshot),
-        "/status" => Answer::new(200, "application/json", format!("{:#}\n", status::status(snapshot))),
+        "/status" => describe(snapshot.clone()).await,
         "/" => Answer::text(200, "/metrics\n/healthz\n/readyz\n/status\n"),
         _ => Answer::text(404, "/metrics, /healthz, /readyz and /status are here\n"),
     }
@@ -68,6 +68,14 @@ async fn metrics(snapshot: Arc<Snapshot>) -> Answer {
     match tokio::task::spawn_blocking(render).await {
         Ok(page) => Answer::new(200, CONTENT_TYPE, page),
         Err(_) => Answer::text(500, "the metrics could not be written\n"),
+    }
+}
+
+/// Off the worker threads, as the metrics.
+async fn describe(snapshot: Arc<Snapshot>) -> Answer {
+    match tokio::task::spawn_blocking(move || format!("{:#}\n", status::status(&snapshot))).await {
+        Ok(document) => Answer::new(200, "application/json", document),
+        Err(_) => Answer::text(500, "the status could not be written\n"),
     }
 }
 

@@ -11,6 +11,7 @@ mod label;
 mod limit;
 mod listener;
 mod live;
+mod minute;
 mod page;
 mod process;
 mod redis;
@@ -24,7 +25,7 @@ mod upstream;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
 
@@ -37,6 +38,8 @@ pub use label::{
 };
 pub use limit::LimitMetrics;
 pub use listener::{ListenerMetrics, OpenConnection};
+pub use minute::{Lately, NOTE_EVERY};
+pub use process::ProcessReading;
 pub use redis::RedisMetrics;
 pub use route::{RequestInFlight, RouteMetrics};
 pub use shared::SharedMetrics;
@@ -159,6 +162,44 @@ impl Metrics {
     #[must_use]
     pub fn cache(&self, name: &str) -> Arc<CacheMetrics> {
         self.caches.get(name.to_owned(), |name| CacheMetrics::new(name))
+    }
+
+    /// Every rate limit there is.
+    #[must_use]
+    pub fn limits(&self) -> Vec<Arc<LimitMetrics>> {
+        self.limits.all()
+    }
+
+    /// Every listener there is.
+    #[must_use]
+    pub fn listeners(&self) -> Vec<Arc<ListenerMetrics>> {
+        self.listeners.all()
+    }
+
+    /// What the process takes.
+    #[must_use]
+    pub fn process(&self) -> ProcessReading {
+        ProcessReading::now()
+    }
+
+    /// How many requests the gateway answered itself, by reason; those of which there were any.
+    #[must_use]
+    pub fn rejections(&self) -> Vec<(&'static str, u64)> {
+        let counts = self.rejections.iter().map(|count| count.load(Relaxed));
+        self.rejection_reasons.iter().copied().zip(counts).filter(|(_, count)| *count > 0).collect()
+    }
+
+    /// Notes what was counted so far, for [`RouteMetrics::lately`] and [`EndpointMetrics::lately`]. To be called every [`NOTE_EVERY`],
+    /// off the threads that serve requests.
+    pub fn note(&self, now: Instant) {
+        self.routes.all().iter().for_each(|route| route.note(now));
+        self.endpoints.all().iter().for_each(|endpoint| endpoint.note(now));
+    }
+
+    /// When a configuration was last read without an error.
+    #[must_use]
+    pub fn last_read(&self) -> SystemTime {
+        UNIX_EPOCH + Duration::from_millis(self.config_read_millis.load(Relaxed))
     }
 
     /// Shows this Redis from now on, or that there is none.

@@ -191,6 +191,9 @@ pub fn failed(active: &mut Active, error: &Error, begun: bool) {
     if active.attempt.begun || begun {
         return;
     }
+    if broke && active.attempt.reused == Some(true) {
+        endpoint.metrics.record_reuse_failure();
+    }
     // That an idle connection was closed under a request is nobody's fault.
     if is_late || (broke && active.attempt.reused != Some(true)) {
         upstream.record_failure(endpoint);

@@ -11,6 +11,7 @@ mod signals;
 
 use std::io::Write as _;
 use std::sync::Arc;
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use pingora_core::server::configuration::ServerConf;
@@ -25,7 +26,7 @@ use crate::edge::connection::{Core, Engine};
 use crate::edge::listener::{Listeners, accept_loop};
 use crate::observe::access_log::{AccessLog, Format, Target};
 use crate::observe::logging::{self, Logging};
-use crate::observe::metrics::Metrics;
+use crate::observe::metrics::{Metrics, NOTE_EVERY};
 use crate::proxy::Hooks;
 use crate::proxy::rejection::Reason;
 use crate::redis;
@@ -88,6 +89,7 @@ async fn serve(config: Config, metrics: Arc<Metrics>, logging: Logging) -> Resul
     let current = engine.current.clone();
     let renewals = tokio::spawn(renew::certificates(current.clone(), shared.clone()));
     let maintenance = tokio::spawn(maintenance::watch(current.clone()));
+    let notes = tokio::spawn(note(shared.metrics.clone()));
     let reloader = Arc::new(Reloader::new(engine, Mutex::new((listeners, admin)), logging));
     let control = control.map(|bound| tokio::spawn(http::serve(bound, Desk::Control(reload_by(&reloader), current))));
     loop {
@@ -104,6 +106,7 @@ async fn serve(config: Config, metrics: Arc<Metrics>, logging: Logging) -> Resul
     shutdown::leave(&reloader, &mut signals).await;
     renewals.abort();
     maintenance.abort();
+    notes.abort();
     if let Some(control) = control {
         control.abort();
         // Its socket file goes with it.
@@ -111,6 +114,16 @@ async fn serve(config: Config, metrics: Arc<Metrics>, logging: Logging) -> Resul
     }
     drop(pid_file);
     Ok(shared)
+}
+
+/// Notes what was counted, so that what happened lately can be told.
+async fn note(metrics: Arc<Metrics>) {
+    loop {
+        let noting = metrics.clone();
+        // Aside: there may be a thousand endpoints. It ends by a panic alone, which is in the log.
+        let _ = tokio::task::spawn_blocking(move || noting.note(Instant::now())).await;
+        tokio::time::sleep(NOTE_EVERY).await;
+    }
 }
 
 /// Makes sure that bodies can be written where the configuration says. Blocks.

@@ -85,4 +85,5 @@ mod metrics;
 mod reload;
 mod security_fields;
 mod shutdown;
+mod status;
 mod tracing;

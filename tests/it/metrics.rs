@@ -7,8 +7,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
-use serde_json::json;
-
 use crate::harness::tls::{Authority, TlsClient};
 use crate::harness::{Broken, Client, Gateway, Origin, eventually, rounds};
 
@@ -398,46 +396,4 @@ fn clients_never_reach_what_is_for_operators() {
         client.send(format!("GET http://{}{path} HTTP/1.1\r\nHost: {0}\r\n\r\n", gateway.admin()));
         assert!(!client.response().text().contains("propylon_"));
     }
-}
-
-#[test]
-fn status_tells_what_is_going_on() {
-    let origin = Origin::fixed("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
-    let gateway = Gateway::with(
-        r#"
-        [server]
-        listen = ["127.0.0.1:0"]
-        [admin]
-        listen = ["127.0.0.1:0"]
-        [upstreams.app]
-        preset = "uvicorn"
-        endpoints = [{ address = "{origin}", weight = 3 }]
-        workers = 2
-        health = { interval = "50ms", timeout = "50ms" }
-        [[routes]]
-        upstream = "app"
-        "#,
-    )
-    .set("origin", origin.address())
-    .start();
-    let endpoint = eventually("a check has passed", || {
-        let status = gateway.admin_get("/status").expect(200).json();
-        let endpoint = status["upstreams"][0]["endpoints"][0].clone();
-        // A check that is under way is in flight as well.
-        (endpoint["health"] == "healthy" && endpoint["in_flight"] == 0).then_some(endpoint)
-    });
-    assert_eq!(
-        (&endpoint["weight"], &endpoint["backup"], &endpoint["in_flight"]),
-        (&json!(3), &json!(false), &json!(0))
-    );
-    assert_eq!(endpoint["endpoint"], origin.address().to_string());
-
-    let status = gateway.admin_get("/status").json();
-    assert_eq!(status["version"], env!("CARGO_PKG_VERSION"));
-    assert_eq!((&status["config"]["generation"], &status["config"]["last_reload_success"]), (&json!(1), &json!(true)));
-    assert_eq!(status["draining"], false);
-    assert_eq!(
-        (&status["upstreams"][0]["name"], &status["upstreams"][0]["preset"]),
-        (&json!("app"), &json!("uvicorn"))
-    );
 }

@@ -8,10 +8,11 @@ mod samples;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use super::histogram::Histogram;
+use super::histogram::{Histogram, Reading};
 use super::label::{CheckResult, StatusClass, UpstreamError};
+use super::minute::{Lately, Minute, Sums};
 use super::shards::{Shards, increment};
 
 pub(super) use samples::write;
@@ -33,6 +34,7 @@ pub struct EndpointMetrics {
     overdue: AtomicU64,
     idle_connections: AtomicU64,
     keepalive_micros: AtomicU64,
+    minute: Minute,
 }
 
 #[derive(Debug, Default)]
@@ -44,6 +46,7 @@ struct EndpointShard {
     duration: Histogram,
     connections_new: AtomicU64,
     connections_reused: AtomicU64,
+    reuse_failures: AtomicU64,
 }
 
 impl EndpointMetrics {
@@ -63,6 +66,7 @@ impl EndpointMetrics {
             overdue: AtomicU64::new(0),
             idle_connections: AtomicU64::new(0),
             keepalive_micros: AtomicU64::new(0),
+            minute: Minute::default(),
         }
     }
 
@@ -89,6 +93,11 @@ impl EndpointMetrics {
     pub fn record_connection(&self, reused: bool) {
         let shard = self.shards.here();
         if reused { &shard.connections_reused } else { &shard.connections_new }.fetch_add(1, Relaxed);
+    }
+
+    /// Counts an attempt that found out that the endpoint had closed the connection it was sent on.
+    pub fn record_reuse_failure(&self) {
+        self.shards.here().reuse_failures.fetch_add(1, Relaxed);
     }
 
     /// Counts an attempt that brought no response or half of one.
@@ -163,6 +172,30 @@ impl EndpointMetrics {
     #[must_use]
     pub fn in_flight(&self) -> u64 {
         self.shards.gauge(|shard| &shard.in_flight).unsigned_abs()
+    }
+
+    /// What happened within the last minute; none before it is known.
+    #[must_use]
+    pub fn lately(&self, now: Instant) -> Option<Lately> {
+        self.minute.lately(now, &self.sums())
+    }
+
+    pub(super) fn note(&self, now: Instant) {
+        self.minute.note(now, self.sums());
+    }
+
+    fn sums(&self) -> Sums {
+        let mut answers = [0; StatusClass::COUNT];
+        for (class, count) in answers.iter_mut().enumerate() {
+            *count = self.shards.count(|shard| shard.requests.get(class));
+        }
+        Sums { answers, durations: Reading::of(self.shards.iter().map(|shard| &shard.duration)) }
+    }
+
+    /// Times it was left out because its last attempts failed.
+    #[must_use]
+    pub fn ejections(&self) -> u64 {
+        self.ejections.load(Relaxed)
     }
 
     fn labels<'a>(&'a self, last: &'a str) -> [&'a str; 3] {

@@ -68,6 +68,32 @@ impl Reading {
         }))
     }
 
+    /// What came since `before`, which was read of the same.
+    pub(super) fn since(&self, before: &Self) -> Self {
+        let mut buckets = self.buckets;
+        buckets.iter_mut().zip(before.buckets).for_each(|(count, before)| *count = count.wrapping_sub(before));
+        Self { buckets, sum_micros: self.sum_micros.wrapping_sub(before.sum_micros), is_tenth: self.is_tenth }
+    }
+
+    /// The value in seconds that `share` of the observations did not exceed, as if those of a bucket lay evenly in it; the last bound
+    /// where they are beyond. None without observations.
+    pub(super) fn quantile(&self, share: f64) -> Option<f64> {
+        let count = self.count();
+        if count == 0 {
+            return None;
+        }
+        let rank = share * super::page::float(count);
+        let (mut low, mut below) = (0.0, 0);
+        for (bound, cumulative) in self.cumulative() {
+            if super::page::float(cumulative) >= rank {
+                let inside = super::page::float(cumulative - below).max(1.0);
+                return Some(low + (bound - low) * (rank - super::page::float(below)) / inside);
+            }
+            (low, below) = (bound, cumulative);
+        }
+        Some(low)
+    }
+
     pub(super) fn count(&self) -> u64 {
         self.buckets.iter().fold(0, |sum, count| sum.wrapping_add(*count))
     }
@@ -101,6 +127,20 @@ mod tests {
         assert_eq!(reading.cumulative().nth(1), Some((0.01, 2)));
         assert_eq!(reading.cumulative().last(), Some((10.0, 2)));
         assert_eq!(reading.count(), 3);
+    }
+
+    #[test]
+    fn quantiles_lie_where_the_observations_do() {
+        let histogram = Histogram::default();
+        let of = |share| Reading::of([&histogram].into_iter()).quantile(share);
+        assert_eq!(of(0.5), None);
+        (1..=100).for_each(|millis| histogram.observe(Duration::from_millis(millis)));
+        for (share, expected) in [(0.5, 0.05), (0.9, 0.09), (0.05, 0.005), (1.0, 0.1)] {
+            let found = of(share).unwrap();
+            assert!((found - expected).abs() < 0.003, "{share}: {found}");
+        }
+        (0..1000).for_each(|_| histogram.observe(Duration::from_secs(99)));
+        assert_eq!(of(0.5), Some(10.0));
     }
 
     proptest! {

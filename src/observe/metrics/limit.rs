@@ -46,6 +46,18 @@ impl LimitMetrics {
         increment(&self.shards.here().redis_errors, error as usize);
     }
 
+    /// The name in the `limit` label.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// How many requests it has decided so.
+    #[must_use]
+    pub fn count(&self, decision: LimitDecision) -> u64 {
+        self.shards.count(|shard| shard.decisions.get(decision as usize))
+    }
+
     /// Takes note of how long an answer of Redis took, or a request waited for one that did not come.
     pub fn record_redis(&self, time: Duration) {
         self.shards.here().redis.observe(time.saturating_mul(10));

@@ -60,6 +60,18 @@ impl ListenerMetrics {
         self.shards.here().accept_errors.fetch_add(1, Relaxed);
     }
 
+    /// The name in the `listener` label.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Open connections on which a request is under way.
+    #[must_use]
+    pub fn active(&self) -> u64 {
+        self.shards.gauge(|shard| shard.gauge(true)).unsigned_abs()
+    }
+
     /// Open connections, active and idle.
     #[must_use]
     pub fn open(&self) -> u64 {

@@ -30,21 +30,40 @@ impl Process {
             page.single(&table::PROCESS_CPU, float(user.saturating_add(system)) / TICKS_PER_SECOND);
         }
         let status = read("/proc/self/status").unwrap_or_default();
-        if let Some(kib) = number_after(&status, "VmRSS:") {
-            page.single(&table::PROCESS_RESIDENT_MEMORY, float(kib.saturating_mul(1024)));
-        }
-        if let Some(open) = open_fds() {
-            page.single(&table::PROCESS_OPEN_FDS, float(open));
-        }
-        let limits = read("/proc/self/limits").unwrap_or_default();
-        if let Some(most) = number_after(&limits, "Max open files") {
-            page.single(&table::PROCESS_MAX_FDS, float(most));
+        let ProcessReading { resident_bytes, open_fds, max_fds } = ProcessReading::now();
+        for (family, value) in [
+            (&table::PROCESS_RESIDENT_MEMORY, resident_bytes),
+            (&table::PROCESS_OPEN_FDS, open_fds),
+            (&table::PROCESS_MAX_FDS, max_fds),
+        ] {
+            value.into_iter().for_each(|value| page.single(family, float(value)));
         }
         if let Some(threads) = number_after(&status, "Threads:") {
             page.single(&table::PROCESS_THREADS, float(threads));
         }
         if let Some(start_time) = self.start_time {
             page.single(&table::PROCESS_START_TIME, start_time);
+        }
+    }
+}
+
+/// What the process takes now; none where there is no `/proc`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ProcessReading {
+    pub resident_bytes: Option<u64>,
+    pub open_fds: Option<u64>,
+    /// None without a limit.
+    pub max_fds: Option<u64>,
+}
+
+impl ProcessReading {
+    pub(super) fn now() -> Self {
+        let status = read("/proc/self/status").unwrap_or_default();
+        let limits = read("/proc/self/limits").unwrap_or_default();
+        Self {
+            resident_bytes: number_after(&status, "VmRSS:").map(|kib| kib.saturating_mul(1024)),
+            open_fds: open_fds(),
+            max_fds: number_after(&limits, "Max open files"),
         }
     }
 }

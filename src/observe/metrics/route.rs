@@ -3,10 +3,11 @@
 use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::histogram::{Histogram, Reading};
 use super::label::{Method, StatusClass};
+use super::minute::{Lately, Minute, Sums};
 use super::page::{Page, Samples, float};
 use super::shards::{Shards, increment};
 use super::table;
@@ -16,6 +17,7 @@ use super::table;
 pub struct RouteMetrics {
     name: Box<str>,
     shards: Shards<RouteShard>,
+    minute: Minute,
 }
 
 #[derive(Debug, Default)]
@@ -30,7 +32,7 @@ struct RouteShard {
 
 impl RouteMetrics {
     pub(super) fn new(name: &str) -> Self {
-        Self { name: name.into(), shards: Shards::default() }
+        Self { name: name.into(), shards: Shards::default(), minute: Minute::default() }
     }
 
     /// The name in the `route` label.
@@ -67,6 +69,25 @@ impl RouteMetrics {
     #[must_use]
     pub fn in_flight(&self) -> u64 {
         self.shards.gauge(|shard| &shard.in_flight).unsigned_abs()
+    }
+
+    /// What happened within the last minute; none before it is known.
+    #[must_use]
+    pub fn lately(&self, now: Instant) -> Option<Lately> {
+        self.minute.lately(now, &self.sums())
+    }
+
+    pub(super) fn note(&self, now: Instant) {
+        self.minute.note(now, self.sums());
+    }
+
+    fn sums(&self) -> Sums {
+        let mut answers = [0; StatusClass::COUNT];
+        for (class, count) in answers.iter_mut().enumerate() {
+            let of = |method: usize| self.shards.count(|shard| shard.requests.get(method)?.get(class));
+            *count = (0..Method::COUNT).map(of).sum();
+        }
+        Sums { answers, durations: Reading::of(self.shards.iter().map(|shard| &shard.duration)) }
     }
 
     fn requests(&self, samples: &mut Samples) {

@@ -126,6 +126,8 @@ families! {
         "Health checks by how they ended; ignored are those that found every slot busy.";
     UPSTREAM_CONNECTIONS: Counter "propylon_upstream_connections_total" ["upstream", "endpoint", "reused"]
         "Connections that carried an attempt, by whether they were open already.";
+    UPSTREAM_REUSE_FAILURES: Counter "propylon_upstream_reuse_failures_total" ["upstream", "endpoint"]
+        "Attempts on an open connection that the endpoint had closed by then.";
     UPSTREAM_FIRST_BYTE: Histogram "propylon_upstream_first_byte_seconds" ["upstream", "endpoint"]
         "Time from the request sent to the first byte of the endpoint's response.";
     UPSTREAM_DURATION: Histogram "propylon_upstream_duration_seconds" ["upstream", "endpoint"]

@@ -54,6 +54,12 @@ fn write_counters(endpoints: &[Arc<EndpointMetrics>], page: &mut Page) {
             samples.count(&one.labels("true"), one.shards.count(|shard| Some(&shard.connections_reused)));
         }
     });
+    page.family(&table::UPSTREAM_REUSE_FAILURES, |samples| {
+        for one in endpoints {
+            let count = one.shards.count(|shard| Some(&shard.reuse_failures));
+            samples.count(&[&one.upstream, &one.endpoint], count);
+        }
+    });
 }
 
 fn write_gauges(endpoints: &[Arc<EndpointMetrics>], page: &mut Page) {
