@@ -189,11 +189,22 @@ pub struct Redact {
 }
 
 /// Which trace a request belongs to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tracing {
     pub start: bool,
     /// How many are recorded, in millionths.
     pub sample: u32,
+    /// None: they are not sent.
+    pub collector: Option<Collector>,
+}
+
+/// Where traces are sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Collector {
+    /// Whole.
+    pub url: String,
+    pub headers: Vec<(HeaderName, Secret)>,
+    pub service_name: String,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

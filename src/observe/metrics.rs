@@ -33,8 +33,8 @@ pub use cache::{CacheHeld, CacheMetrics, DiskMetrics};
 pub use endpoint::{EndpointInFlight, EndpointMetrics, EndpointOverdue};
 pub use label::{
     Bypass, CacheResult, CacheTier, CheckResult, DiskWrite, FieldDrop, Handshake, LimitDecision, Method, NotStored,
-    PasswordCheck, QueueDrop, RedisError, RedisUser, Refusal, Reload, Retry, SharedLook, SharedWrite, StatusClass,
-    UpstreamError,
+    PasswordCheck, QueueDrop, RedisError, RedisUser, Refusal, Reload, Retry, SharedLook, SharedWrite, SpanResult,
+    StatusClass, UpstreamError,
 };
 pub use limit::LimitMetrics;
 pub use listener::{ListenerMetrics, OpenConnection};
@@ -74,6 +74,7 @@ pub struct Metrics {
     pub access_log_errors: Counter,
     password_checks: [AtomicU64; PasswordCheck::COUNT],
     maintenance: AtomicBool,
+    spans: [AtomicU64; SpanResult::COUNT],
     /// Panics that the hook of [`super::logging`] saw.
     pub panics: Counter,
     /// The certificates in use.
@@ -110,6 +111,7 @@ impl Metrics {
             access_log_errors: Counter::default(),
             password_checks: Default::default(),
             maintenance: AtomicBool::new(false),
+            spans: Default::default(),
             panics: Counter::default(),
             tls: TlsMetrics::default(),
             redis: Mutex::default(),
@@ -233,6 +235,13 @@ impl Metrics {
         shards::increment(&self.password_checks, result as usize);
     }
 
+    /// Counts steps of traces.
+    pub fn record_spans(&self, result: SpanResult, count: u64) {
+        if let Some(counter) = self.spans.get(result as usize) {
+            counter.fetch_add(count, Relaxed);
+        }
+    }
+
     /// Whether there is maintenance.
     pub fn show_maintenance(&self, on: bool) {
         self.maintenance.store(on, Relaxed);
@@ -289,6 +298,11 @@ impl Metrics {
         self.write_config(&mut page);
         page.single(&table::ACCESS_LOG_DROPPED, float(self.access_log_dropped.get()));
         page.single(&table::ACCESS_LOG_ERRORS, float(self.access_log_errors.get()));
+        page.family(&table::SPANS, |samples| {
+            for (result, count) in SpanResult::ALL.iter().zip(&self.spans) {
+                samples.count(&[result.text()], count.load(Relaxed));
+            }
+        });
         page.single(&table::PANICS, float(self.panics.get()));
         page.family(&table::BUILD_INFO, |samples| {
             samples.value(&[&self.version], 1.0);

@@ -10,8 +10,9 @@ use crate::edge::exchange::Exchange;
 use crate::header::client_address::{Claims, Origin, resolve};
 use crate::header::request_hygiene::FieldKind;
 use crate::header::request_id;
-use crate::header::trace::TraceContext;
+use crate::header::trace::{TraceContext, new_span};
 use crate::observe::metrics::{FieldDrop, RequestInFlight};
+use crate::observe::traces::Steps;
 use crate::proxy::access::Login;
 use crate::proxy::cache::Visit;
 use crate::proxy::finish;
@@ -30,6 +31,8 @@ pub struct Active {
     pub exchange: Arc<Exchange>,
     pub request_id: HeaderValue,
     pub trace: TraceContext,
+    /// Its steps, where they are sent to a collector.
+    pub steps: Option<Box<Steps>>,
     /// The client after `trusted_proxies` was applied; none for a Unix-socket peer that said nothing.
     pub client: Option<IpAddr>,
     /// Whether the client has come over HTTPS, as far as is known.
@@ -122,10 +125,15 @@ impl Active {
         client: Option<IpAddr>,
         https: bool,
     ) -> Self {
+        let steps = exchange.snapshot.traces.as_ref().filter(|_| trace.is_sampled()).map(|_| {
+            let parent = trace.received.then_some(trace.span);
+            Box::new(Steps { trace: trace.trace, parent, server: new_span(), client: new_span(), exchange: None })
+        });
         Self {
             exchange,
             request_id,
             trace,
+            steps,
             client,
             https,
             route: None,
@@ -175,10 +183,14 @@ impl Active {
 
     /// Gives the endpoint free, and counts what it did.
     pub fn release(&mut self) {
-        if let (Some(endpoint), Some(status), Some(connected)) =
-            (&self.endpoint, self.attempt.status, self.attempt.connected.take())
-        {
-            endpoint.metrics.record(status, connected.elapsed());
+        if let Some(connected) = self.attempt.connected.take() {
+            if let (Some(endpoint), Some(status)) = (&self.endpoint, self.attempt.status) {
+                endpoint.metrics.record(status, connected.elapsed());
+            }
+            if let Some(steps) = &mut self.steps {
+                let started = self.exchange.started;
+                steps.exchange = Some((connected.duration_since(started), started.elapsed()));
+            }
         }
         self.lease = None;
     }

@@ -1,4 +1,4 @@
-//! The end of a request, however it ended: one log line, one count.
+//! The end of a request, however it ended: one log line, one count, and its spans.
 
 use std::time::Duration;
 
@@ -87,7 +87,8 @@ fn report(active: &Active, status: u16) {
 fn write_line(active: &Active, request: Option<&RequestHeader>, status: u16, duration: Duration) {
     let exchange = &active.exchange;
     let log = &exchange.snapshot.shared.access_log;
-    if !log.is_on() {
+    let traced = exchange.snapshot.traces.as_ref().zip(active.steps.as_ref());
+    if !log.is_on() && traced.is_none() {
         return;
     }
     let field = |name| request.and_then(|request| request.headers.get(name)).map(HeaderValue::as_bytes);
@@ -146,4 +147,7 @@ fn write_line(active: &Active, request: Option<&RequestHeader>, status: u16, dur
     };
     redaction.hide(&mut entry);
     log.log(&entry);
+    if let Some((traces, steps)) = traced {
+        traces.record(&entry, steps);
+    }
 }

@@ -125,7 +125,8 @@ fn set_identity(request: &mut RequestHeader, active: &Active) {
     set(request, X_CLIENT_CERT_SHA256, client.fingerprint.clone());
 }
 
-/// The step that the app's own follow. What a client says goes on as it is, unless it wants more recorded than it may.
+/// The step that the app's own follow: ours, where it is sent to a collector. Else what a client says goes on as it is, unless it wants
+/// more recorded than it may.
 fn set_trace(request: &mut RequestHeader, active: &Active) {
     let trace = active.trace;
     if !trace.received {
@@ -133,7 +134,9 @@ fn set_trace(request: &mut RequestHeader, active: &Active) {
         request.remove_header(&TRACESTATE);
         request.remove_header(&TRACEPARENT);
     }
-    if trace.received || active.exchange.snapshot.config.tracing.start {
+    if let Some(steps) = &active.steps {
+        set(request, TRACEPARENT, trace.at(steps.client).field());
+    } else if trace.received || active.exchange.snapshot.config.tracing.start {
         set(request, TRACEPARENT, trace.field());
     }
 }

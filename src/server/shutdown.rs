@@ -16,7 +16,7 @@ const REFUSE_MAX: Duration = Duration::from_secs(1);
 const REFUSE_STEP: Duration = Duration::from_millis(5);
 /// How long WebSockets may take to close.
 const CLOSE_MAX: Duration = Duration::from_secs(2);
-/// How long the access log may take to write what is left.
+/// How long the access log, and the collector of traces, may take for what is left.
 const FLUSH_MAX: Duration = Duration::from_secs(2);
 
 /// Returns when nothing is under way any more, at `shutdown_timeout` at the latest. A second signal to leave ends it at once.
@@ -41,6 +41,9 @@ pub async fn leave(reloader: &Reloader, signals: &mut Signals) {
         tracing::warn!(cut = shared.conversations(), "{why}");
     }
     reloader.close_all().await;
+    if let Some(traces) = &snapshot.traces {
+        traces.flush(FLUSH_MAX).await;
+    }
     snapshot.leave_redis();
     redis::quiet(STOP_MAX).await;
 }

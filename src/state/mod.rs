@@ -20,6 +20,7 @@ use crate::config::model::{Config, ListenAddr, Listener, Protocol, Route};
 use crate::header::trace::Share;
 use crate::observe::access_log::Redaction;
 use crate::observe::metrics::{RedisUser, RouteMetrics};
+use crate::observe::traces::{self, Traces};
 use crate::rate_limit::Limits;
 use crate::redis::{self, Redis};
 use crate::route::host::AllowedHosts;
@@ -51,6 +52,8 @@ pub struct Snapshot {
     pub maintenance_allow: Addresses,
     /// What the access log does not hold.
     pub redaction: Redaction,
+    /// Where traces are sent.
+    pub traces: Option<Arc<Traces>>,
     /// How many traces are recorded.
     pub sample: Share,
     /// Which answers are kept.
@@ -80,6 +83,7 @@ impl Snapshot {
         let checked = tokio::task::spawn_blocking(move || cache::disk::check(asked.cache.as_ref())).await;
         checked.map_err(|error| error.to_string())??;
         let (redis, cache_redis) = connect_redis(&config, previous).await?;
+        let traces = traces(&config, shared, previous)?;
         let resolver = Resolver::new(&config.server.resolvers, previous.map(|p| &p.resolver))?;
         // Side by side: a name server that is silent is waited for once, however many names are asked for.
         let upstreams = join_all(config.upstreams.iter().zip(client_tls).map(|(upstream, tls)| {
@@ -101,6 +105,7 @@ impl Snapshot {
                 .collect(),
             maintenance_allow: Addresses::build(&config.maintenance.allow),
             redaction: redaction(&config),
+            traces,
             sample: Share::of_millionths(config.tracing.sample),
             cache_rules: Rules::build(config.cache.as_ref(), &shared.metrics),
             says_hsts: (0..=config.routes.len()).map(|_| AtomicBool::new(false)).collect(),
@@ -183,6 +188,21 @@ impl Snapshot {
     pub fn route(&self, index: usize) -> Option<(&Route, &Arc<RouteMetrics>)> {
         self.config.routes.get(index).zip(self.route_metrics.get(index))
     }
+}
+
+/// The way to the collector: the one that is there already, if nothing about it is new.
+fn traces(config: &Config, shared: &Shared, previous: Option<&Snapshot>) -> Result<Option<Arc<Traces>>, String> {
+    let Some(collector) = &config.tracing.collector else { return Ok(None) };
+    let settings = traces::Settings {
+        url: collector.url.clone(),
+        headers: collector.headers.iter().map(|(name, value)| (name.to_string(), value.0.clone())).collect(),
+        service_name: collector.service_name.clone(),
+    };
+    let there = previous.and_then(|previous| previous.traces.as_ref());
+    if let Some(there) = there.filter(|there| *there.settings() == settings) {
+        return Ok(Some(there.clone()));
+    }
+    Traces::start(settings, &shared.metrics).map(Some).map_err(|error| format!("tracing.otlp: {error}"))
 }
 
 fn redaction(config: &Config) -> Redaction {

@@ -77,6 +77,7 @@ mod upstream_tls;
 // Running it.
 mod access_log;
 mod cli;
+mod collector;
 mod docs;
 mod drain;
 mod layout;

@@ -57,7 +57,7 @@ pub fn build(raw: Gateway, source: Option<&Path>, base: &Path, report: &mut Repo
         admin: server::build_admin(raw_admin.listen.as_ref(), raw_admin.ready_requires, &upstreams, report),
         tls: tls::build(raw_tls, base, report),
         log: server::build_log(given(raw.log), report),
-        tracing: server::build_tracing(&given(raw.tracing)),
+        tracing: server::build_tracing(given(raw.tracing), report),
         spool: spool.value,
         redis,
         maintenance: access::maintenance(given(raw.maintenance), base, report),

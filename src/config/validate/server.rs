@@ -4,12 +4,14 @@ use std::num::NonZero;
 use std::path::Path;
 use std::thread::available_parallelism;
 
+use http::{HeaderName, HeaderValue};
+
 use super::super::error::{Report, suggestion};
 use super::super::model::{
-    AccessFormat, AccessTarget, Admin, ClientLimits, Log, LogLevel, Redact, RestartOnly, Server, Tracing,
+    AccessFormat, AccessTarget, Admin, ClientLimits, Collector, Log, LogLevel, Redact, RestartOnly, Server, Tracing,
     TrustedProxies,
 };
-use super::super::place::At;
+use super::super::place::{At, Place};
 use super::super::raw::{self, AdminListener};
 use super::super::schema::{Int, NonEmpty, refuse_repeats};
 use super::super::value::{AbsoluteFile, SocketFile, TrustedPeer};
@@ -125,8 +127,25 @@ pub(super) fn find_upstream(name: &At<String>, upstreams: &[Built], report: &mut
 }
 
 /// `[tracing]`.
-pub(super) fn build_tracing(raw: &raw::Tracing) -> Tracing {
+pub(super) fn build_tracing(raw: raw::Tracing, report: &mut Report) -> Tracing {
+    let mut headers = Vec::new();
+    for (name, value) in given(raw.headers).0 {
+        match HeaderName::from_bytes(name.value.as_bytes()) {
+            Ok(parsed) if HeaderValue::from_str(&value.value.0).is_ok() => headers.push((parsed, value.value)),
+            Ok(_) => {
+                report.problem(&value.place, "expected the value of a field; found something else, which is not shown");
+            }
+            Err(_) => {
+                report.problem(&name.place, format!("expected the name of a field; found {}", quoted(&name.value)));
+            }
+        }
+    }
+    if raw.otlp.is_none() && !headers.is_empty() && !raw.written.contains(&"otlp") {
+        report.problem(&Place::root().key("tracing", None).key("headers", None), "has no effect without `otlp`");
+    }
+    let service_name = given(raw.service_name);
     Tracing {
+        collector: raw.otlp.map(|url| Collector { url: url.value.0, headers, service_name }),
         start: raw.start.as_ref().is_none_or(|start| start.value),
         sample: raw.sample.as_ref().map_or(1_000_000, |share| share.value.0),
     }

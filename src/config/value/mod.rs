@@ -5,6 +5,7 @@
 mod address;
 mod balance;
 mod cache;
+mod collector;
 mod date;
 mod duration;
 mod file;
@@ -21,6 +22,7 @@ mod users;
 mod word;
 
 pub use address::{NameServer, TrustedPeer};
+pub use collector::CollectorUrl;
 pub use date::Date;
 pub use duration::{Keepalive, Timeout};
 pub use file::{AbsoluteDir, AbsoluteFile, ListFile, PageFile, PemFile, SocketFile};

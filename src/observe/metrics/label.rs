@@ -122,6 +122,18 @@ closed_set! {
 }
 
 closed_set! {
+    /// What became of a step of a trace.
+    SpanResult {
+        /// The collector has taken it.
+        Sent = "sent",
+        /// It has not.
+        Failed = "failed",
+        /// Too many waited.
+        Dropped = "dropped",
+    }
+}
+
+closed_set! {
     /// How a password was found.
     PasswordCheck {
         /// It is that of the user.

@@ -212,6 +212,8 @@ families! {
         "Access log lines lost, because the buffer was full or a write failed.";
     ACCESS_LOG_ERRORS: Counter "propylon_access_log_errors_total" []
         "Writes to the access log that failed.";
+    SPANS: Counter "propylon_spans_total" ["result"]
+        "Steps of traces for the collector, by what became of them.";
     PANICS: Counter "propylon_panics_total" []
         "Panics caught; each is a defect to report.";
     BUILD_INFO: Gauge "propylon_build_info" ["version"]
