@@ -12,6 +12,8 @@ on the machine hits both. The ratio is taken within each round; printed are its 
     GET, POST      HTTP/1.1, 32 connections kept alive, by wrk
     limit          a limit by address that is never met, and one that refuses all but the first; "Redis" shares them through
                    a Redis beside the load, where nginx goes on with its limit_req in memory
+    bare, full set nothing but proxying (with the log off); and all that a site wants at once: security fields, request id, trace, an access
+                   log in JSON with the same members (with the log on), a limit that is never met, metrics
     cache hit      what is kept in memory, where nginx has its proxy_cache on the disk of the machine, which has it in its page cache
                    (and Varnish its memory, with --against varnish)
     TLS GET        the same over TLS

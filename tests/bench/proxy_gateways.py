@@ -53,6 +53,12 @@ daemon off; worker_processes 1; pid {dir}/{name}.pid; error_log {dir}/{name}.err
 worker_rlimit_nofile 30000;
 events {{ worker_connections 20000; }}
 http {{
+    # What a line of Propylon's has, as far as it is known here.
+    log_format full escape=json '{{"time":"$time_iso8601","request_id":"$request_id","client":"$remote_addr","client_port":$remote_port,'
+        '"method":"$request_method","host":"$http_host","path":"$uri","query":"$args","protocol":"$server_protocol","status":$status,'
+        '"upstream":"$proxy_host","endpoint":"$upstream_addr","upstream_status":"$upstream_status","bytes_in":"$content_length",'
+        '"bytes_out":$body_bytes_sent,"duration":$request_time,"t_connect":"$upstream_connect_time",'
+        '"t_first_byte":"$upstream_header_time","user_agent":"$http_user_agent","referer":"$http_referer"}}';
     access_log {log}; keepalive_timeout 300s; keepalive_requests 100000000;
     # As Debian ships it.
     sendfile on; tcp_nopush on;
@@ -71,6 +77,15 @@ http {{
         {tls_listener}
         location /limited/ {{
             limit_req zone=wide burst=100000 nodelay;
+            include {dir}/proxied.conf;
+        }}
+        location /full/ {{
+            access_log {log}{full};
+            limit_req zone=wide burst=100000 nodelay;
+            add_header X-Content-Type-Options nosniff always;
+            add_header X-Frame-Options SAMEORIGIN always;
+            add_header Referrer-Policy strict-origin-when-cross-origin always;
+            proxy_set_header traceparent 00-$request_id-00f067aa0ba902b7-01;
             include {dir}/proxied.conf;
         }}
         location /cached/ {{
@@ -134,6 +149,14 @@ upstream = "app"
 path = "/limited/*"
 upstream = "app"
 rate_limit = {{ rate = "1000000/s" }}
+[[routes]]
+path = "/full/*"
+upstream = "app"
+rate_limit = {{ rate = "1000000/s" }}
+[[routes]]
+path = "/bare/*"
+upstream = "app"
+security_headers = "off"
 [[routes]]
 path = "/refused/*"
 upstream = "app"
@@ -211,7 +234,7 @@ def prepare(directory):
     """Writes what the servers and their clients read."""
     # Root's nginx would hand its worker to a user who cannot read the directory.
     directory.chmod(0o755)
-    for place in ("", "limited/", "refused/", "cached/"):
+    for place in ("", "bare/", "full/", "limited/", "refused/", "cached/"):
         (directory / f"www/{place}").mkdir()
         (directory / f"www/{place}1k").write_bytes(b"x" * 1024)
         (directory / f"www/{place}100k").write_bytes(b"x" * 102400)
@@ -253,6 +276,7 @@ def pair(stack, directory, app_port, *, against, certificate=None, redis=False, 
         plain, tls, admin = free_ports(3)
         names = {"dir": directory, "name": racer.name, "upstream": app_port, "plain": plain, "tls": tls, "admin": admin}
         names |= {"certificate": certificate, "log": f"{directory}/{racer.name}.log" if log else "off"}
+        names["full"] = " full" if log else ""
         names["tls_listener"] = racer.tls_listener.format(**names) if certificate else ""
         names["redis_table"] = PROPYLON_REDIS_TABLE.format(redis=socket) if redis else ""
         names["tls_table"] = racer.tls_table.format(**names) if certificate else ""

@@ -101,6 +101,8 @@ LOADS = [
     Load("GET 100 KB", "/100k", wrk),
     Load("POST 1 KB", "/post", wrk, posted=1024),
     Load("POST 10 KB", "/post", wrk, posted=10240),
+    Load("bare GET 1 KB", "/bare/1k", wrk),
+    Load("full set GET 1 KB", "/full/1k", wrk),
     Load("limit GET 1 KB", "/limited/1k", wrk),
     Load("limit refused", "/refused/1k", wrk, refused=True),
     Load("limit Redis GET 1 KB", "/limited/1k", wrk, redis=True),
