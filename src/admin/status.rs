@@ -76,6 +76,7 @@ fn lately(lately: Option<&Lately>) -> Value {
     let quantile = |share| lately.quantile(share).map(three_digits);
     json!({
         "seconds": three_digits(lately.seconds),
+        "requests": lately.count(),
         "rate": three_digits(lately.rate()),
         "rate_4xx": three_digits(lately.rate_of(StatusClass::ClientError)),
         "rate_5xx": three_digits(lately.rate_of(StatusClass::ServerError)),

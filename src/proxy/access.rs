@@ -73,8 +73,8 @@ pub async fn settle(active: &mut Active) -> Result<(), Rejection> {
     let logins = shared.logins.clone();
     let concluded = move |is_right| {
         shared.metrics.record_password_check(is_right);
-        if is_right {
-            shared.tries.forgive(&tried);
+        if !is_right {
+            tried.fail();
         }
     };
     match Box::pin(logins.check(gate, credentials, concluded)).await {

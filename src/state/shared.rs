@@ -32,7 +32,7 @@ pub struct Shared {
     /// Passwords that were right.
     pub logins: Arc<Logins>,
     /// Those that were wrong.
-    pub tries: Tries,
+    pub tries: Arc<Tries>,
     pub maintenance: Maintenance,
     /// Answers that are kept.
     pub cache: Arc<Cache>,
@@ -56,7 +56,7 @@ impl Shared {
             registry: Arc::new(Registry::new(metrics.clone())),
             maintenance: Maintenance::new(metrics.clone()),
             logins: Arc::new(logins),
-            tries: Tries::default(),
+            tries: Arc::default(),
             metrics,
             access_log,
             depot,

@@ -20,16 +20,24 @@ const CONFIG: &str = r#"
     [upstreams.app]
     endpoints = ["{origin}"]
     [[routes]]
+    host = ["localhost"]
     upstream = "app"
     [[routes]]
+    host = ["long.test"]
+    path = "/short"
+    upstream = "app"
+    [[routes]]
+    host = ["long.test"]
     path = "/long"
     respond = { body = "long" }
     security_headers = "long"
     [[routes]]
+    host = ["forget.test"]
     path = "/forget"
     upstream = "app"
     security_headers = "forget"
     [[routes]]
+    host = ["off.test"]
     path = "/off"
     upstream = "app"
     security_headers = "off"
@@ -51,28 +59,27 @@ fn it_is_said_over_https_on_every_answer_and_the_apps_own_stays() {
     let gateway = Gateway::with(CONFIG).set("origin", origin.address()).certificate("gateway", &issued).start();
     let mut plain = gateway.connect();
     let mut secure = Client::connect_tls(&gateway.addrs()[1], &TlsClient::new(Authority::shared(), "localhost"));
-    for (target, status, expected) in [
-        ("/", 200, Some("max-age=300")),
-        ("/a/../b", 400, Some("max-age=300")),
-        ("/own", 200, Some("max-age=9")),
-        ("/long", 200, Some("max-age=3600; includeSubDomains; preload")),
-        ("/forget", 200, Some("max-age=0")),
-        ("/off", 200, None),
+    for (host, target, status, expected) in [
+        ("localhost", "/", 200, Some("max-age=300")),
+        ("localhost", "/own", 200, Some("max-age=9")),
+        ("long.test", "/long", 200, Some("max-age=3600; includeSubDomains; preload")),
+        ("forget.test", "/forget", 200, Some("max-age=0")),
+        ("off.test", "/off", 200, None),
         // The app says it itself, if not in each answer: a shorter time would take the place of its own.
-        ("/", 200, None),
-        ("/a/../b", 400, None),
+        ("localhost", "/", 200, None),
+        // So would one beside the longer one of the same host, or in an answer that could be of any.
+        ("long.test", "/short", 200, None),
+        ("long.test", "/a/../b", 400, None),
     ] {
-        let response = secure.get(target).expect(status);
-        assert_eq!(
-            response.fields.all("strict-transport-security"),
-            expected.into_iter().collect::<Vec<_>>(),
-            "{target}"
-        );
-        let response = plain.get(target).expect(status);
+        let response = secure.request("GET", target, &[("Host", host)], "").expect(status);
+        let said = response.fields.all("strict-transport-security");
+        assert_eq!(said, expected.into_iter().collect::<Vec<_>>(), "{host} {target}");
+        let response = plain.request("GET", target, &[("Host", host)], "").expect(status);
         let own = expected.filter(|_| target == "/own");
         assert_eq!(response.field("strict-transport-security"), own, "{target} over plain HTTP");
     }
     // A proxy in front of us has spoken TLS with the client.
-    let response = plain.request("GET", "/forget", &[("X-Forwarded-Proto", "https")], "").expect(200);
+    let response =
+        plain.request("GET", "/forget", &[("Host", "forget.test"), ("X-Forwarded-Proto", "https")], "").expect(200);
     assert_eq!(response.field("strict-transport-security"), Some("max-age=0"));
 }

@@ -41,6 +41,7 @@ mod hosts;
 mod hsts;
 mod python_servers;
 mod routing;
+mod stacks;
 mod websocket;
 mod websocket_closing;
 mod websocket_opening;

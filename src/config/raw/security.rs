@@ -11,7 +11,8 @@ section! {
     /// A set of security fields, on every answer of the routes that name it, the app's and the gateway's own, whatever their
     /// status. A field that the app sets itself stays as it is, and is never doubled.
     SecurityHeaders {
-        /// `Strict-Transport-Security`: browsers come back over HTTPS alone. Sent over HTTPS only, as it must be.
+        /// `Strict-Transport-Security`: browsers come back over HTTPS alone. Sent over HTTPS only, as it must be. Where
+        /// another route for the same host has a longer time this one is not sent, as it would take its place.
         hsts: Hsts = "{}",
         /// `Content-Security-Policy`: what a page may load, and who may frame it.
         csp: Csp = "{}",

@@ -47,7 +47,9 @@ pub fn build(raw: Gateway, source: Option<&Path>, base: &Path, report: &mut Repo
     let has_redis = raw.redis.is_some();
     let max_body = client.max_body.as_ref();
     let common = route::Common { base, has_redis, max_body, spool: &spool, security: &sets };
-    let routes = route::build_all(given(raw.routes), &upstreams, &common, &server.allowed_hosts, report);
+    let mut routes = route::build_all(given(raw.routes), &upstreams, &common, &server.allowed_hosts, report);
+    let mut security = sets.basic();
+    security::keep_longest(&mut routes, &mut security);
     let redis = raw.redis.map(|redis| limit::redis(redis, base, report));
     let client = server::build_client(client, report);
     upstream_clashes::check(&upstreams, &routes, &server.addresses(), report);
@@ -62,7 +64,7 @@ pub fn build(raw: Gateway, source: Option<&Path>, base: &Path, report: &mut Repo
         redis,
         maintenance: access::maintenance(given(raw.maintenance), base, report),
         cache: cache::build(given(raw.cache), has_redis, report),
-        security: sets.basic(),
+        security,
         error_pages: error_pages::read_all(given(raw.error_pages), base, report),
         upstreams: upstreams.into_iter().map(|upstream| upstream.value).collect(),
         routes,

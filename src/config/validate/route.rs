@@ -57,6 +57,7 @@ pub(super) fn build_all(
         routes.push(built);
     }
     route_clashes::check(&routes, &places, report);
+    route_clashes::warn_of_hidden(&routes, &places, report);
     route_clashes::name(&mut routes, &names, report);
     limit::name(&mut routes, &limits, report);
     routes

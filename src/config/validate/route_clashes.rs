@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::super::error::Report;
-use super::super::model::{HostPattern, Route};
+use super::super::model::{HostPattern, PathPattern, Route};
 use super::super::place::Place;
 use super::super::walk::quoted;
 use super::names::{Names, host_and_path};
@@ -28,6 +28,34 @@ pub(super) fn check(routes: &[Route], places: &[Option<Place>], report: &mut Rep
             report.problem(place, message);
         }
         same_path.push((route, place));
+    }
+}
+
+/// Warns of regular expressions that no request comes to: a prefix that has it goes before them.
+pub(super) fn warn_of_hidden(routes: &[Route], places: &[Option<Place>], report: &mut Report) {
+    let takes_all = |route: &&Route| {
+        route.methods.is_empty() && matches!(&route.path, PathPattern::Prefix(prefix) if prefix == "/")
+    };
+    let catching: Vec<&Route> = routes.iter().filter(takes_all).collect();
+    for (route, place) in routes.iter().zip(places) {
+        let (PathPattern::Regex(_), Some(place)) = (&route.path, place) else { continue };
+        let hides = |other: &&&Route| {
+            if route.hosts.is_empty() {
+                other.hosts.is_empty()
+            } else {
+                route.hosts.iter().all(|host| other.hosts.contains(host))
+            }
+        };
+        if let Some(other) = catching.iter().find(hides) {
+            report.warn(
+                place,
+                format!(
+                    "no request comes here: a prefix goes before regular expressions, and {} takes all; expected a prefix, a glob or an \
+                     exact path",
+                    quoted(&other.path.to_string())
+                ),
+            );
+        }
     }
 }
 

@@ -1,11 +1,12 @@
 //! `[security_headers.*]`, and which of them a route has.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, header};
 
 use super::super::error::{Report, suggestion};
-use super::super::model::{Csp, Hsts, SecurityField, SecurityHeaders};
+use super::super::model::{Csp, HostPattern, Hsts, Route, SecurityField, SecurityHeaders};
 use super::super::place::At;
 use super::super::raw;
 use super::super::schema::{Table, refuse_repeats};
@@ -188,6 +189,42 @@ fn csp(raw: raw::Csp, is_overridden: impl Fn(&HeaderName) -> bool, report: &mut 
     Some(Csp::Nonce { name, parts, overrides })
 }
 
+/// Takes `Strict-Transport-Security` off routes whose host has a longer one elsewhere, and off answers without a route: browsers keep what
+/// they were told last, for the whole host (RFC 6797 section 8.1), so that one such answer would shorten it.
+pub(super) fn keep_longest(routes: &mut [Route], without_route: &mut SecurityHeaders) {
+    let time = |set: &SecurityHeaders| set.hsts.as_ref().map_or(0, |hsts| hsts.max_age);
+    let longest = routes.iter().map(|route| time(&route.security)).max().unwrap_or(0);
+    let mut any_host = 0;
+    let mut by_host: HashMap<HostPattern, u64> = HashMap::new();
+    for route in routes.iter() {
+        if route.hosts.is_empty() {
+            any_host = any_host.max(time(&route.security));
+        }
+        for host in &route.hosts {
+            let known = by_host.entry(host.clone()).or_default();
+            *known = (*known).max(time(&route.security));
+        }
+    }
+    let suffixes: Vec<(HostPattern, u64)> = by_host
+        .iter()
+        .filter(|(host, _)| matches!(host, HostPattern::Suffix(_)))
+        .map(|(host, time)| (host.clone(), *time))
+        .collect();
+    let of_host = |host: &HostPattern| {
+        let own = by_host.get(host).copied().unwrap_or(0);
+        let around = suffixes.iter().filter(|(suffix, _)| suffix.covers(host)).map(|(_, time)| *time);
+        let is_suffix = matches!(host, HostPattern::Suffix(_));
+        let below = by_host.iter().filter(|(other, _)| is_suffix && host.covers(other)).map(|(_, time)| *time);
+        around.chain(below).chain([own, any_host]).max().unwrap_or(0)
+    };
+    for route in routes.iter_mut() {
+        let elsewhere =
+            if route.hosts.is_empty() { longest } else { route.hosts.iter().map(of_host).max().unwrap_or(0) };
+        route.security.hsts = route.security.hsts.take().filter(|hsts| hsts.max_age >= elsewhere);
+    }
+    without_route.hsts = without_route.hsts.take().filter(|hsts| hsts.max_age >= longest);
+}
+
 impl Sets {
     /// That of answers without a route.
     pub fn basic(&self) -> SecurityHeaders {
@@ -211,5 +248,39 @@ impl Sets {
         let expected = "expected a name under [security_headers], or \"off\"";
         report.problem(&name.place, format!("{expected}; found {}{near}", quoted(&name.value)));
         SecurityHeaders::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::parse;
+
+    #[test]
+    fn the_longest_time_of_a_host_is_the_only_one() {
+        let hosts = [
+            ("[]", "strict"),
+            ("['a.test']", "basic"),
+            ("['a.test']", "strict"),
+            ("['*.test']", "basic"),
+            ("['b.example']", "basic"),
+        ];
+        let times = |routes: &[(&str, &str)]| {
+            let routes: Vec<String> = routes
+                .iter()
+                .enumerate()
+                .map(|(number, (host, set))| {
+                    format!("{{ host = {host}, path = '/{number}', respond.body = '', security_headers = '{set}' }}")
+                })
+                .collect();
+            let (config, _) = parse(&format!("routes = [{}]", routes.join(", ")), None).unwrap();
+            let time = |set: &super::SecurityHeaders| set.hsts.as_ref().map(|hsts| hsts.max_age);
+            (config.routes.iter().map(|route| time(&route.security)).collect::<Vec<_>>(), time(&config.security))
+        };
+        let (year, short) = (Some(31_536_000), Some(300));
+        assert_eq!(times(&hosts), (vec![year, None, year, None, None], None));
+        // Nobody tells clients of another host anything longer.
+        assert_eq!(times(&hosts[1..]), (vec![None, year, None, short], None));
+        assert_eq!(times(&hosts[3..]), (vec![short, short], short));
+        assert_eq!(times(&[("['a.test']", "off"), ("['a.test']", "basic")]), (vec![None, short], short));
     }
 }

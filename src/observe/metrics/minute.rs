@@ -62,10 +62,16 @@ impl Minute {
 }
 
 impl Lately {
+    /// Requests.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.answers.iter().sum()
+    }
+
     /// Requests a second.
     #[must_use]
     pub fn rate(&self) -> f64 {
-        self.per_second(self.answers.iter().sum())
+        self.per_second(self.count())
     }
 
     /// Those answered with a status of this class, a second.

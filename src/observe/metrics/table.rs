@@ -250,7 +250,7 @@ mod tests {
             if family.kind == Kind::Histogram {
                 assert!(family.name.ends_with("_seconds"), "{}", family.name);
             }
-            assert!(family.help.ends_with('.') && !family.help.contains(['\n', '|']), "{}", family.name);
+            assert!(family.help.ends_with('.') && !family.help.contains(['\n', '|', '\\']), "{}", family.name);
         }
     }
 

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use super::client::Client;
@@ -29,22 +30,15 @@ impl Example {
     /// Starts `examples/<name>/start.sh`, and waits until each of its processes answers on its own address.
     #[track_caller]
     pub fn start(name: &str) -> Self {
+        Self::start_with(name, &[])
+    }
+
+    /// [`Example::start`] with further variables, for the script and for the gateway.
+    #[track_caller]
+    pub fn start_with(name: &str, variables: &[(&'static str, &str)]) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let ports = free_addresses(4);
-        let port = |index: usize| ports[index].port().to_string();
-        let socket = Address::Unix(dir.path().join("flask.sock"));
-        let (env, endpoints) = match name {
-            "flask" => {
-                let path = dir.path().join("flask.sock").display().to_string();
-                (vec![("FLASK_SOCKET", path)], vec![socket])
-            }
-            "django" => (vec![("DJANGO_BIND", ports[0].to_string())], ports[..1].to_vec()),
-            "fastapi" => (
-                vec![("FASTAPI_PORT_1", port(0)), ("FASTAPI_PORT_2", port(1)), ("FASTAPI_PORT_3", port(2))],
-                ports[..3].to_vec(),
-            ),
-            other => panic!("no example {other}"),
-        };
+        let (mut env, endpoints) = places(name, dir.path());
+        env.extend(variables.iter().map(|(variable, value)| (*variable, (*value).to_owned())));
         let mut command = Command::new(example_dir(name).join("start.sh"));
         command.stdin(Stdio::null()).envs(env.iter().cloned());
         let mut example = Self { name: name.to_owned(), apps: Process::spawn(command, true), env, dir };
@@ -54,6 +48,30 @@ impl Example {
         example
     }
 
+    /// What the apps wrote to standard error so far.
+    pub fn log(&self) -> Vec<String> {
+        self.apps.stderr.all()
+    }
+
+    /// Kills one of the servers that `start.sh` has started, the first being 0, with all its workers.
+    #[track_caller]
+    pub fn kill_server(&self, number: usize) {
+        let parents = parents();
+        let servers = children(&parents, self.apps.pid());
+        let mut doomed = vec![servers[number]];
+        let mut next = 0;
+        while next < doomed.len() {
+            doomed.extend(children(&parents, doomed[next]));
+            next += 1;
+        }
+        // The parent first: it would start others in place of its workers.
+        for pid in doomed {
+            let pid = Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+            // A worker may be faster.
+            let _ = kill_process(pid, Signal::KILL);
+        }
+    }
+
     /// The gateway with the example's configuration, listening on free ports.
     pub fn gateway(&self) -> GatewayBuilder {
         self.behind(&configuration(&self.name))
@@ -61,8 +79,10 @@ impl Example {
 
     /// The gateway with a configuration that knows the same variables, listening on free ports.
     pub fn behind(&self, toml: &str) -> GatewayBuilder {
-        let ports = [("LISTEN", "127.0.0.1:0"), ("ADMIN", "127.0.0.1:0")];
-        let gateway = ports.iter().fold(Gateway::with(toml), |gateway, (name, value)| gateway.env(name, *value));
+        let ports = [("LISTEN", "127.0.0.1:0"), ("LISTEN_TLS", "127.0.0.2:0"), ("ADMIN", "127.0.0.1:0")];
+        let run_dir = tempfile::tempdir_in(self.dir.path()).unwrap().keep();
+        let gateway = Gateway::with(toml).env("RUN_DIR", &run_dir.display());
+        let gateway = ports.iter().fold(gateway, |gateway, (name, value)| gateway.env(name, *value));
         self.env.iter().fold(gateway, |gateway, (name, value)| gateway.env(name, value.as_str()))
     }
 
@@ -87,6 +107,51 @@ impl Drop for Example {
             eprintln!("--- the log of the {} example\n{tail}\n---", self.name);
         }
     }
+}
+
+/// Where an example's apps listen: the variables that say so, and the addresses.
+fn places(name: &str, dir: &Path) -> (Vec<(&'static str, String)>, Vec<Address>) {
+    let on_ports = |names: &[&'static str]| {
+        let addresses = free_addresses(names.len());
+        let ports = addresses.iter().map(|address| address.port().to_string());
+        (names.iter().copied().zip(ports).collect(), addresses)
+    };
+    match name {
+        "flask" => {
+            let path = dir.join("flask.sock");
+            (vec![("FLASK_SOCKET", path.display().to_string())], vec![Address::Unix(path)])
+        }
+        "django" => {
+            let addresses = free_addresses(1);
+            (vec![("DJANGO_BIND", addresses[0].to_string())], addresses)
+        }
+        "fastapi" => on_ports(&["FASTAPI_PORT_1", "FASTAPI_PORT_2", "FASTAPI_PORT_3"]),
+        "predictions" => on_ports(&["API_PORT", "SITE_PORT"]),
+        "screener" => on_ports(&["SCREENER_PORT_1", "SCREENER_PORT_2", "SCREENER_PORT_3"]),
+        "products" => on_ports(&["PRODUCTS_PORT_1", "PRODUCTS_PORT_2", "PRODUCTS_PORT_3"]),
+        "directory" => on_ports(&["DIRECTORY_PORT"]),
+        "courses" => on_ports(&["COURSES_PORT_1", "COURSES_PORT_2"]),
+        other => panic!("no example {other}"),
+    }
+}
+
+/// Each process that runs and its parent, the oldest first.
+fn parents() -> Vec<(u32, u32)> {
+    let entries = fs::read_dir("/proc").unwrap().filter_map(|entry| entry.unwrap().file_name().into_string().ok());
+    let pids = entries.filter_map(|name| name.parse().ok());
+    // "pid (name) state parent …"; it may have ended meanwhile.
+    let parent = |pid: u32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        let (_, rest) = stat.rsplit_once(") ")?;
+        Some((pid, rest.split(' ').nth(1)?.parse().ok()?))
+    };
+    let mut parents: Vec<_> = pids.filter_map(parent).collect();
+    parents.sort_unstable();
+    parents
+}
+
+fn children(parents: &[(u32, u32)], of: u32) -> Vec<u32> {
+    parents.iter().filter(|(_, parent)| *parent == of).map(|(pid, _)| *pid).collect()
 }
 
 /// The `gateway.toml` of an example.
