@@ -212,10 +212,11 @@ section! {
 section! {
     /// What the access log is not to hold: `***` stands in its place.
     Redact {
-        /// Names of query parameters whose values are not written, in any case; `"*"` is all of them. They are looked for in `referer` as
-        /// well.
-        query: Vec<At<String>> = r#"["access_token", "api_key", "apikey", "auth", "client_secret", "code", "id_token", "jwt", "key", "passwd", "password", "pwd", "refresh_token", "secret", "session", "sig", "signature", "token"]"#,
-        /// Whole values: `client`, `user`, `host`, `path`, `query`, `user_agent`, `referer`.
+        /// Names of query parameters whose values are not written: whole names, in any case; `"*"` is all of them. They are looked for in
+        /// `referer` as well.
+        query: Vec<At<String>> = r#"["access_token", "api_key", "apikey", "auth", "auth_token", "client_secret", "code", "id_token", "jwt", "key", "passwd", "password", "pwd", "refresh_token", "reset_token", "secret", "session", "sig", "signature", "token", "X-Amz-Signature"]"#,
+        /// Whole values: `client`, `user`, `host`, `path`, `query`, `user_agent`, `referer`. With one of the three in the middle `referer` does not
+        /// have it either.
         ///
         /// Example: `["client", "user_agent"]`
         fields: Vec<At<LogField>> = "[]",

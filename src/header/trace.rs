@@ -1,6 +1,9 @@
 //! Trace context (W3C Trace Context): which trace a request belongs to, so that what the gateway and the app say of it can be put
 //! together.
 
+use std::hash::{BuildHasher, RandomState};
+use std::sync::LazyLock;
+
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
@@ -9,6 +12,8 @@ pub const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 /// Bytes of a field of version 00: `00-`, 32 digits, `-`, 16 digits, `-`, 2 digits.
 const LENGTH: usize = 55;
 const SAMPLED: u8 = 1;
+/// That the id is random: of level 2.
+const RANDOM: u8 = 2;
 
 /// How many of the traces are recorded, of 2^63; the same one everywhere, as it is told by the trace's id (as `TraceIdRatioBased` of
 /// OpenTelemetry's SDKs does).
@@ -21,6 +26,12 @@ impl Share {
     pub fn of_millionths(millionths: u32) -> Self {
         let all = 1_u128 << 63;
         Self(u64::try_from(all * u128::from(millionths.min(1_000_000)) / 1_000_000).unwrap_or(1 << 63))
+    }
+
+    /// The same for an id that somebody may have chosen: nobody outside can tell which are recorded.
+    fn has_of_stranger(self, trace: [u8; 16]) -> bool {
+        static KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+        KEY.hash_one(trace) >> 1 < self.0
     }
 
     fn has(self, trace: [u8; 16]) -> bool {
@@ -51,7 +62,7 @@ impl TraceContext {
         };
         match received {
             Some(context) if peer_trusted => context,
-            Some(context) if share.has(context.trace) => context,
+            Some(context) if share.has_of_stranger(context.trace) => context,
             Some(context) => Self { flags: context.flags & !SAMPLED, ..context },
             None => Self::begin(share),
         }
@@ -71,8 +82,8 @@ impl TraceContext {
         let ends_well = if version == 0 { more.is_empty() } else { matches!(more, [] | [b'-', ..]) };
         let (trace, span, [flags]) = (digits::<16>(trace)?, digits::<8>(span)?, digits::<1>(flags)?);
         let is_valid = version != 0xff && ends_well && trace != [0; 16] && span != [0; 8];
-        // What the others mean is known of this version alone.
-        let flags = if version == 0 { flags } else { flags & SAMPLED };
+        // What is not known is not passed on (section 3.2.2.5); of later versions the first flag alone is known.
+        let flags = flags & if version == 0 { SAMPLED | RANDOM } else { SAMPLED };
         is_valid.then_some(Self { trace, span, flags, received: true })
     }
 
@@ -188,6 +199,11 @@ mod tests {
         // A trusted peer decides, nobody else asks for more.
         assert!(recorded(&[GIVEN], true, 0) && !recorded(&[GIVEN], false, 0));
         assert!(!recorded(&[&GIVEN.replace("-01", "-00")], false, ALL));
+        assert_eq!(of(&[&GIVEN.replace("-01", "-ff")], true, ALL).field(), GIVEN.replace("-01", "-03").as_str());
+        // Nor does it help to choose an id that is always among them.
+        let chosen = |number: u64| format!("00-0000000000000000{number:016x}-00f067aa0ba902b7-01");
+        let low = (1..10_000).filter(|number| recorded(&[&chosen(*number)], false, 100_000)).count();
+        assert!((800..1200).contains(&low), "{low} of 10,000 at a tenth");
         let some = (0..10_000).filter(|_| recorded(&[], true, 100_000)).count();
         assert!((800..1200).contains(&some), "{some} of 10,000 at a tenth");
     }

@@ -7,10 +7,9 @@ use pingora_http::RequestHeader;
 
 use crate::access::Access;
 use crate::access::credentials::Credentials;
-use crate::access::logins::{Busy, Gate};
+use crate::access::logins::{Busy, Gate, Turn};
 use crate::proxy::context::Active;
 use crate::proxy::rejection::{Reason, Rejection};
-use crate::rate_limit::tries::Try;
 use crate::route::target::is_acme_challenge;
 
 /// What a request without the right password is told (RFC 7617 section 2).
@@ -21,7 +20,6 @@ pub const CHALLENGE: HeaderValue = HeaderValue::from_static("Basic realm=\"restr
 pub struct Login {
     gate: Arc<Gate>,
     credentials: Credentials,
-    tried: Try,
 }
 
 /// Lets the client come to a path, or not.
@@ -45,41 +43,48 @@ pub fn admit(active: &Active, access: Option<&Arc<Access>>, path: &[u8]) -> Resu
 /// Looks at the password, where one is asked for; one that is not known is left for [`settle`].
 ///
 /// # Errors
-/// There is none, or too many were wrong.
+/// There is none.
 pub fn begin(request: &RequestHeader, active: &mut Active, access: Option<&Arc<Access>>) -> Result<(), Rejection> {
     let Some(gate) = access.and_then(|access| access.gate.as_ref()) else { return Ok(()) };
     let Some(credentials) = Credentials::of(&request.headers) else { return Err(Reason::Unauthorized.into()) };
-    let shared = &active.exchange.snapshot.shared;
-    if shared.logins.remembers(gate, &credentials) {
+    if active.exchange.snapshot.shared.logins.remembers(gate, &credentials) {
         active.user = Some(credentials.name.into());
         return Ok(());
     }
-    match shared.tries.begin(active.client) {
-        Ok(tried) => active.login = Some(Box::new(Login { gate: gate.clone(), credentials, tried })),
-        Err(seconds) => return Err(Rejection::from(Reason::LoginLimited).retry_after(seconds)),
-    }
+    active.login = Some(Box::new(Login { gate: gate.clone(), credentials }));
     Ok(())
 }
 
 /// Has the password checked, where it must be.
 ///
 /// # Errors
-/// It is wrong, or there is no room to check it.
+/// It is wrong, too many were, or there is no room to check it.
 pub async fn settle(active: &mut Active) -> Result<(), Rejection> {
     let Some(login) = active.login.take() else { return Ok(()) };
-    let Login { gate, credentials, tried } = *login;
+    let Login { gate, credentials } = *login;
     let shared = active.exchange.snapshot.shared.clone();
     let name = credentials.name.clone();
     let logins = shared.logins.clone();
+    let wrong = || Rejection::new(Reason::Unauthorized, "the name or the password is wrong");
+    let checking = match logins.turn(&gate, &credentials).await {
+        Turn::Known(true) => {
+            active.user = Some(name.into());
+            return Ok(());
+        }
+        Turn::Known(false) => return Err(wrong()),
+        Turn::Check(checking) => checking,
+    };
+    let tried = shared.tries.begin(active.client);
+    let tried = tried.map_err(|seconds| Rejection::from(Reason::LoginLimited).retry_after(seconds))?;
     let concluded = move |is_right| {
         shared.metrics.record_password_check(is_right);
         if !is_right {
             tried.fail();
         }
     };
-    match Box::pin(logins.check(gate, credentials, concluded)).await {
+    match Box::pin(logins.check(gate, credentials, checking, concluded)).await {
         Ok(true) => active.user = Some(name.into()),
-        Ok(false) => return Err(Rejection::new(Reason::Unauthorized, "the name or the password is wrong")),
+        Ok(false) => return Err(wrong()),
         Err(Busy) => return Err(Reason::LoginBusy.into()),
     }
     Ok(())

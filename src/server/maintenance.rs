@@ -8,6 +8,8 @@ use arc_swap::ArcSwap;
 use crate::state::Snapshot;
 
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How long a look may take: nobody who leaves or reloads waits for a directory that is far away.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Looks for the file of the configuration in force until it is aborted.
 pub async fn watch(current: Arc<ArcSwap<Snapshot>>) {
@@ -37,7 +39,9 @@ pub async fn look(snapshot: &Snapshot) -> Result<(), String> {
     let there = tokio::task::spawn_blocking(move || {
         file.try_exists().map_err(|error| format!("maintenance.file: {}: {error}", file.display()))
     });
-    let is_there = there.await.map_err(|error| error.to_string())??;
+    let late = |_| "maintenance.file: its directory does not answer".to_owned();
+    let there = tokio::time::timeout(PATIENCE, there).await.map_err(late)?;
+    let is_there = there.map_err(|error| error.to_string())??;
     snapshot.shared.maintenance.set_by_file(is_there);
     Ok(())
 }

@@ -7,6 +7,9 @@ use std::fs;
 use std::io::Write;
 use std::process::{Command, Stdio};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
 use crate::harness::http2::Http2;
 use crate::harness::tls::{Authority, TlsClient};
 use crate::harness::{Client, Gateway, Origin, Response, Signal, eventually};
@@ -290,7 +293,7 @@ fn ten_wrong_passwords_and_no_more() {
     let statuses: Vec<u16> = std::thread::scope(|scope| {
         let ask = &ask;
         let threads: Vec<_> =
-            (0..30).map(|number| scope.spawn(move || ask("192.0.2.1", ANN_WRONG_OF[number % 3]).status)).collect();
+            (0..30).map(|number| scope.spawn(move || ask("192.0.2.1", &wrong(number)).status)).collect();
         threads.into_iter().map(|thread| thread.join().unwrap()).collect()
     });
     let of = |status: u16| statuses.iter().filter(|found| **found == status).count();
@@ -309,7 +312,26 @@ fn ten_wrong_passwords_and_no_more() {
     ask("192.0.2.1", ANN_SESAME).expect(200);
 }
 
-const ANN_WRONG_OF: [&str; 3] = [ANN_WRONG, "Basic YW5uOnNlc2FtZQ==", "Basic bm9ib2R5Om9wZW4gc2VzYW1l"];
+/// One of many, some of them of names that are not known.
+fn wrong(number: usize) -> String {
+    let name = if number.is_multiple_of(3) { "nobody" } else { "ann" };
+    format!("Basic {}", STANDARD.encode(format!("{name}:wrong {number}")))
+}
+
+#[test]
+fn of_many_requests_with_the_same_password_one_is_checked() {
+    let origin = app();
+    let gateway = start(&origin);
+    let statuses: Vec<u16> = std::thread::scope(|scope| {
+        let gateway = &gateway;
+        let threads: Vec<_> =
+            (0..30).map(|_| scope.spawn(move || with(gateway, "/staff/a", BOB_SESAME).status)).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    assert_eq!(statuses, [200; 30]);
+    let checked = gateway.metrics().value("propylon_password_checks_total", &[("result", "right")]);
+    assert_eq!(checked, Some(1.0));
+}
 
 #[test]
 fn who_has_another_password_now_comes_with_that_alone() {

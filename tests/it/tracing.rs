@@ -198,8 +198,15 @@ fn what_the_log_does_not_hold() {
         (
             "redact = { query = [\"*\"], fields = [\"user_agent\", \"client\", \"path\"] }",
             "token=***&page=***&%70assword=***&key=***",
-            "https://test/x?code=***&y=***",
             "***",
+            "***",
+        ),
+        ("redact = { fields = [\"query\"] }", "***", "https://test/x", "secret4"),
+        (
+            "redact = { query = [\"*\"] }",
+            "token=***&page=***&%70assword=***&key=***",
+            "https://test/x?code=***&y=***",
+            "secret4",
         ),
         ("redact = { fields = [\"query\", \"referer\", \"host\"] }", "***", "***", "secret4"),
     ] {

@@ -25,8 +25,8 @@ section! {
         /// Example: `"/etc/propylon/access"`
         file: ListFile = r#""""#,
         /// Names and passwords (HTTP Basic): lines of `name:hash`, as `propylon hash-password` and `htpasswd -B` write them, with
-        /// Argon2 or bcrypt. Requests without the right ones are answered 401. Ten wrong ones in a minute from one client (of IPv6
-        /// the /64) are answered 429. `Authorization` goes on to the app, unless `request_headers.remove` names it.
+        /// Argon2 or bcrypt. Requests without the right ones are answered 401. A client (of IPv6 the /64) has ten wrong ones
+        /// at once and one more each six seconds; further ones are answered 429. `Authorization` goes on to the app, unless `request_headers.remove` names it.
         ///
         /// Example: `"file:/etc/propylon/users"`
         basic_auth: Users,

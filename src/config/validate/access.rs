@@ -18,13 +18,24 @@ const FILE_MAX: u64 = 16 << 20;
 /// Mistakes of one file that are told.
 const TOLD_MAX: usize = 5;
 
-pub(super) fn build(raw: raw::Access, base: &Path, report: &mut Report) -> Access {
+pub(super) fn build(raw: At<raw::Access>, base: &Path, report: &mut Report) -> Access {
+    let (at, raw) = (raw.place, raw.value);
     let mut access = Access::default();
     (access.allow, access.deny) = (networks(given(raw.allow), report), networks(given(raw.deny), report));
+    let has_file = raw.file.as_ref().is_none_or(|file| !file.value.0.as_os_str().is_empty());
     if let Some(At { value: file, place }) = raw.file.filter(|file| !file.value.0.as_os_str().is_empty()) {
         read(&base.join(file.0), &place, &mut access, report);
     }
     access.users = raw.basic_auth.map(|users| users.value);
+    let says_nothing =
+        access.allow.is_empty() && access.deny.is_empty() && !has_file && !raw.written.contains(&"basic_auth");
+    // What was refused has been said.
+    if says_nothing && report.is_clean() {
+        report.problem(
+            &at,
+            "keeps nobody out; expected `allow`, `deny`, `file` or `basic_auth` with something in it, or no `access`",
+        );
+    }
     access
 }
 

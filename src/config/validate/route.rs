@@ -94,7 +94,7 @@ fn build(raw: raw::Route, place: &Place, upstreams: &[Built], common: &Common<'_
         security: common.security.of(raw.security_headers.as_ref(), report),
         cors: raw.cors.map(|cors| super::cors::build(cors, report)),
         server_timing: raw.server_timing.is_some_and(|timing| timing.value),
-        access: raw.access.map(|access| access::build(access.value, common.base, report)),
+        access: raw.access.map(|access| access::build(access, common.base, report)),
     }
 }
 

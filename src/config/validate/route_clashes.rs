@@ -31,32 +31,63 @@ pub(super) fn check(routes: &[Route], places: &[Option<Place>], report: &mut Rep
     }
 }
 
-/// Warns of regular expressions that no request comes to: a prefix that has it goes before them.
+/// Warns of routes that requests go past: regular expressions behind a prefix, and the bare path of a prefix that only some may come to.
 pub(super) fn warn_of_hidden(routes: &[Route], places: &[Option<Place>], report: &mut Report) {
-    let takes_all = |route: &&Route| {
-        route.methods.is_empty() && matches!(&route.path, PathPattern::Prefix(prefix) if prefix == "/")
-    };
-    let catching: Vec<&Route> = routes.iter().filter(takes_all).collect();
+    let prefixes: Vec<(&Route, &str)> = routes.iter().filter_map(|route| Some((route, prefix(route)?))).collect();
     for (route, place) in routes.iter().zip(places) {
-        let (PathPattern::Regex(_), Some(place)) = (&route.path, place) else { continue };
-        let hides = |other: &&&Route| {
-            if route.hosts.is_empty() {
-                other.hosts.is_empty()
-            } else {
-                route.hosts.iter().all(|host| other.hosts.contains(host))
+        let Some(place) = place else { continue };
+        match &route.path {
+            PathPattern::Regex(_) => {
+                let all = prefixes.iter().any(|(other, prefix)| *prefix == "/" && stands_for(other, route));
+                let some = prefixes.iter().find(|(other, _)| route.access.is_some() && stands_for(other, route));
+                if all {
+                    let why = "no request comes here: a prefix goes before regular expressions, and \"/*\" takes all";
+                    report.warn(place, format!("{why}; expected a prefix, a glob or an exact path"));
+                } else if let Some((other, _)) = some {
+                    let path = quoted(&other.path.to_string());
+                    let why = format!(
+                        "`access` is not asked for what {path} takes: a prefix goes before regular expressions"
+                    );
+                    report.warn(place, format!("{why}; expected a prefix, a glob or an exact path"));
+                }
             }
-        };
-        if let Some(other) = catching.iter().find(hides) {
-            report.warn(
-                place,
-                format!(
-                    "no request comes here: a prefix goes before regular expressions, and {} takes all; expected a prefix, a glob or an \
-                     exact path",
-                    quoted(&other.path.to_string())
-                ),
-            );
+            PathPattern::Prefix(own) if route.access.is_some() && own != "/" => {
+                let bare = own.trim_end_matches('/');
+                let is_exact = |other: &&Route| {
+                    matches!(&other.path, PathPattern::Exact(path) if path == bare) && stands_for(other, route)
+                };
+                let falls_to = prefixes.iter().find(|(other, prefix)| {
+                    bare.starts_with(*prefix) && stands_for(other, route) && other.access.is_none()
+                });
+                if let Some((other, _)) = falls_to.filter(|_| !routes.iter().any(|other| is_exact(&other))) {
+                    report.warn(
+                        place,
+                        format!(
+                            "{} itself goes to {}, without this `access`; expected a route for it as well",
+                            quoted(bare),
+                            quoted(&other.path.to_string())
+                        ),
+                    );
+                }
+            }
+            _ => {}
         }
     }
+}
+
+fn prefix(route: &Route) -> Option<&str> {
+    match &route.path {
+        PathPattern::Prefix(prefix) => Some(prefix),
+        _ => None,
+    }
+}
+
+/// Whether `other` is for every host that `route` is for, in the same rank.
+fn stands_for(other: &Route, route: &Route) -> bool {
+    if route.hosts.is_empty() {
+        return other.hosts.is_empty();
+    }
+    route.hosts.iter().all(|host| other.hosts.contains(host))
 }
 
 /// Routes for any host and routes for some are told apart by precedence, so they share none.

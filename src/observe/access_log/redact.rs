@@ -27,14 +27,19 @@ impl Redaction {
     }
 
     /// Hides members, but for what [`Redaction::query`] and [`Redaction::url`] hide of them.
-    pub fn hide(&self, entry: &mut Entry<'_>) {
+    pub fn hide<'e>(&self, entry: &mut Entry<'e>) {
         for member in &self.members {
             match member.as_str() {
                 "client" => (entry.client, entry.client_port, entry.hides_client) = (None, None, true),
                 "user" => entry.user = entry.user.map(|_| "***"),
-                "host" => entry.host = HIDDEN,
-                "path" => entry.path = HIDDEN,
-                "query" => entry.query = entry.query.map(|_| HIDDEN),
+                // What is hidden of this request would stand in the next one's referer.
+                "host" => (entry.host, entry.referer) = (HIDDEN, entry.referer.map(|_| HIDDEN)),
+                "path" => (entry.path, entry.referer) = (HIDDEN, entry.referer.map(|_| HIDDEN)),
+                "query" => {
+                    entry.query = entry.query.map(|_| HIDDEN);
+                    let without = |url: &'e [u8]| url.split(|byte| *byte == b'?').next().unwrap_or_default();
+                    entry.referer = entry.referer.map(without);
+                }
                 "user_agent" => entry.user_agent = entry.user_agent.map(|_| HIDDEN),
                 "referer" => entry.referer = entry.referer.map(|_| HIDDEN),
                 _ => {}

@@ -71,8 +71,8 @@ impl Reading {
     /// What came since `before`, which was read of the same.
     pub(super) fn since(&self, before: &Self) -> Self {
         let mut buckets = self.buckets;
-        buckets.iter_mut().zip(before.buckets).for_each(|(count, before)| *count = count.wrapping_sub(before));
-        Self { buckets, sum_micros: self.sum_micros.wrapping_sub(before.sum_micros), is_tenth: self.is_tenth }
+        buckets.iter_mut().zip(before.buckets).for_each(|(count, before)| *count = count.saturating_sub(before));
+        Self { buckets, sum_micros: self.sum_micros.saturating_sub(before.sum_micros), is_tenth: self.is_tenth }
     }
 
     /// The value in seconds that `share` of the observations did not exceed, as if those of a bucket lay evenly in it; the last bound

@@ -55,7 +55,7 @@ impl Minute {
         let past = noted.iter().rev().find(|(at, _)| now.duration_since(*at) >= SPAN);
         let (at, before) = past.or_else(|| noted.front())?;
         let mut answers = sums.answers;
-        answers.iter_mut().zip(before.answers).for_each(|(count, before)| *count = count.wrapping_sub(before));
+        answers.iter_mut().zip(before.answers).for_each(|(count, before)| *count = count.saturating_sub(before));
         let seconds = now.duration_since(*at).as_secs_f64();
         Some(Lately { seconds, answers, durations: sums.durations.since(&before.durations) })
     }

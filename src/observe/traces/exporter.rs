@@ -9,7 +9,6 @@ use opentelemetry_otlp::{Protocol, WithExportConfig, WithHttpConfig};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{SpanData, SpanExporter};
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout_at};
 
 use super::Settings;
@@ -34,7 +33,6 @@ enum Message {
 pub(super) struct Exporter {
     queue: mpsc::Sender<Message>,
     metrics: Arc<Metrics>,
-    task: AbortHandle,
 }
 
 impl Exporter {
@@ -51,8 +49,9 @@ impl Exporter {
         let name = settings.service_name.clone();
         exporter.set_resource(&Resource::builder().with_service_name(name).with_attribute(version).build());
         let (queue, messages) = mpsc::channel(WAITING);
-        let task = tokio::spawn(send(exporter, messages, metrics.clone(), settings.url.clone())).abort_handle();
-        Ok(Self { queue, metrics, task })
+        // It ends when nobody can push any more and all is sent.
+        tokio::spawn(send(exporter, messages, metrics.clone(), shown(&settings.url)));
+        Ok(Self { queue, metrics })
     }
 
     pub(super) fn push(&self, spans: Vec<SpanData>) {
@@ -70,10 +69,9 @@ impl Exporter {
     }
 }
 
-impl Drop for Exporter {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
+/// Without what stands behind the host, which may be a key.
+fn shown(url: &str) -> String {
+    url.splitn(4, '/').take(3).collect::<Vec<_>>().join("/")
 }
 
 async fn send(exporter: impl SpanExporter, mut messages: mpsc::Receiver<Message>, metrics: Arc<Metrics>, url: String) {
@@ -81,15 +79,17 @@ async fn send(exporter: impl SpanExporter, mut messages: mpsc::Receiver<Message>
     while let Some(first) = messages.recv().await {
         let (spans, flushes) = batch(first, &mut messages).await;
         let count = spans.len() as u64;
-        let sent = if spans.is_empty() { Ok(()) } else { exporter.export(spans).await };
-        metrics.record_spans(if sent.is_ok() { SpanResult::Sent } else { SpanResult::Failed }, count);
-        // Said once, not with every batch.
-        match &sent {
-            Err(error) if is_well => tracing::warn!(collector = url, %error, "traces cannot be sent"),
-            Ok(()) if !is_well => tracing::info!(collector = url, "traces are sent again"),
-            _ => {}
+        if count > 0 {
+            let sent = exporter.export(spans).await;
+            metrics.record_spans(if sent.is_ok() { SpanResult::Sent } else { SpanResult::Failed }, count);
+            // Said once, not with every batch.
+            match &sent {
+                Err(error) if is_well => tracing::warn!(collector = url, %error, "traces cannot be sent"),
+                Ok(()) if !is_well => tracing::info!(collector = url, "traces are sent again"),
+                _ => {}
+            }
+            is_well = sent.is_ok();
         }
-        is_well = sent.is_ok();
         for done in flushes {
             let _ = done.send(());
         }

@@ -8,6 +8,7 @@ use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanLinks};
 
 use super::Steps;
 use crate::observe::access_log::Entry;
+use crate::observe::metrics::Method;
 
 /// The gateway's own step; within it the time in the queue, where there was any, and the exchange with the app.
 pub(super) fn of(entry: &Entry<'_>, steps: &Steps) -> Vec<SpanData> {
@@ -18,13 +19,13 @@ pub(super) fn of(entry: &Entry<'_>, steps: &Steps) -> Vec<SpanData> {
 }
 
 fn server(entry: &Entry<'_>, steps: &Steps) -> SpanData {
-    let method = text(entry.method).unwrap_or("HTTP".into());
-    let name = format!("{method} {}", entry.route.unwrap_or("none"));
+    let name = format!("{} {}", known_method(entry).unwrap_or("HTTP"), entry.route.unwrap_or("none"));
     let times = (Duration::ZERO, entry.duration);
     let mut span = span(entry, steps, (steps.server, steps.parent), SpanKind::Server, name, times);
     span.parent_span_is_remote = steps.parent.is_some();
     span.attributes = attributes([
-        ("http.request.method", text(entry.method)),
+        ("http.request.method", Some(known_method(entry).unwrap_or("_OTHER").into())),
+        ("error.type", (entry.status >= 500).then(|| error_type(entry))),
         ("server.address", text(entry.host)),
         ("url.path", text(entry.path)),
         ("url.query", entry.query.and_then(text)),
@@ -48,25 +49,28 @@ fn server(entry: &Entry<'_>, steps: &Steps) -> SpanData {
 
 fn queue(entry: &Entry<'_>, steps: &Steps) -> Option<SpanData> {
     let waited = entry.t_queue.filter(|waited| !waited.is_zero())?;
-    let began = entry.t_receive.unwrap_or_default();
+    // It ends where the connection is taken, or made.
+    let ended = steps.exchange.map(|(began, _)| began.saturating_sub(entry.t_connect.unwrap_or_default()));
+    let began = ended.map_or(entry.t_receive.unwrap_or_default(), |ended| ended.saturating_sub(waited));
     let ids = (random_id(), Some(steps.server));
     Some(span(entry, steps, ids, SpanKind::Internal, "queue".to_owned(), (began, began + waited)))
 }
 
 fn client(entry: &Entry<'_>, steps: &Steps) -> Option<SpanData> {
     let times = steps.exchange?;
-    let method = text(entry.method)?;
-    let name = method.to_string();
+    let name = known_method(entry).unwrap_or("HTTP").to_owned();
     let mut span = span(entry, steps, (steps.client, Some(steps.server)), SpanKind::Client, name, times);
+    let is_error = entry.upstream_status.is_none_or(|status| status >= 400);
     span.attributes = attributes([
-        ("http.request.method", Some(method)),
+        ("http.request.method", Some(known_method(entry).unwrap_or("_OTHER").into())),
+        ("error.type", is_error.then(|| error_type(entry))),
         ("server.address", entry.endpoint.map(|endpoint| endpoint.to_owned().into())),
         ("http.response.status_code", entry.upstream_status.map(|status| Value::I64(status.into()))),
         ("http.request.resend_count", (entry.retries > 0).then(|| Value::I64(entry.retries.into()))),
         ("propylon.upstream", entry.upstream.map(|upstream| upstream.to_owned().into())),
         ("propylon.reused", entry.reused.map(Value::Bool)),
     ]);
-    if entry.upstream_status.is_none_or(|status| status >= 500) {
+    if is_error {
         span.status = Status::error(entry.reason.unwrap_or_default());
     }
     Some(span)
@@ -97,6 +101,15 @@ fn span(
         status: Status::Unset,
         instrumentation_scope: InstrumentationScope::builder("propylon").build(),
     }
+}
+
+/// None of one that a client may have made up: names of steps are to be few.
+fn known_method(entry: &Entry<'_>) -> Option<&'static str> {
+    Some(Method::of(entry.method)).filter(|method| *method != Method::Other).map(Method::text)
+}
+
+fn error_type(entry: &Entry<'_>) -> Value {
+    entry.reason.map_or_else(|| entry.status.to_string().into(), Value::from)
 }
 
 fn random_id() -> [u8; 8] {

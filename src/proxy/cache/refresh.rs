@@ -12,6 +12,7 @@ use crate::cache::collapse::{Fetched, Turn};
 use crate::edge::connection::Engine;
 use crate::edge::exchange::Accepted;
 use crate::edge::session::Session;
+use crate::header::trace::TRACEPARENT;
 use crate::proxy::context::Active;
 use crate::proxy::fetch;
 
@@ -33,6 +34,10 @@ pub fn begin(engine: &Engine, request: &RequestHeader, active: &mut Active) {
     refresh.visit = Some(Box::new(own));
     let mut request = request.clone();
     request.set_method(Method::GET);
+    if let Some(steps) = &active.steps {
+        // Nobody tells of a step of its own: the app's hang on that of the request it was begun for.
+        let _ = request.insert_header(TRACEPARENT, active.trace.at(steps.server).field());
+    }
     let session = Box::new(Session::for_nobody(exchange, Accepted::for_nobody(request)));
     let engine = engine.clone();
     tokio::spawn(async move {
