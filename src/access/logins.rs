@@ -114,7 +114,14 @@ impl Logins {
     }
 
     /// Waits for another request that says the same, so that a page with many parts has its password checked once.
-    pub async fn turn(self: &Arc<Self>, gate: &Gate, credentials: &Credentials) -> Turn {
+    ///
+    /// # Errors
+    /// None of them has come to an end in time.
+    pub async fn turn(self: &Arc<Self>, gate: &Gate, credentials: &Credentials) -> Result<Turn, Busy> {
+        tokio::time::timeout(PATIENCE, self.next_turn(gate, credentials)).await.map_err(|_| Busy)
+    }
+
+    async fn next_turn(self: &Arc<Self>, gate: &Gate, credentials: &Credentials) -> Turn {
         let tag = self.tag(gate, credentials);
         loop {
             let mut waits = {
@@ -195,7 +202,9 @@ mod tests {
         {
             let credentials = says(name, password);
             assert!(!logins.remembers(&gate, &credentials));
-            let Turn::Check(checking) = logins.turn(&gate, &credentials).await else { panic!("nobody else checks it") };
+            let Ok(Turn::Check(checking)) = logins.turn(&gate, &credentials).await else {
+                panic!("nobody else checks it")
+            };
             let counted = heard.clone();
             let concluded = move |is_right| {
                 counted.fetch_add(usize::from(is_right) + 10, SeqCst);
@@ -215,7 +224,9 @@ mod tests {
         let held = logins.rooms.clone().acquire_many_owned(rooms).await.unwrap();
         let check = async || {
             let (gate, credentials) = (gate("x"), says("ann", "x"));
-            let Turn::Check(checking) = logins.turn(&gate, &credentials).await else { panic!("nobody else checks it") };
+            let Ok(Turn::Check(checking)) = logins.turn(&gate, &credentials).await else {
+                panic!("nobody else checks it")
+            };
             logins.check(gate, credentials, checking, |_| {}).await
         };
         assert_eq!(check().await, Err(Busy));
@@ -228,17 +239,17 @@ mod tests {
     async fn who_says_the_same_waits_for_the_one_who_is_checked() {
         let logins = Arc::new(Logins::new().unwrap());
         let (gate, credentials) = (gate("x"), says("ann", "x"));
-        let Turn::Check(given_up) = logins.turn(&gate, &credentials).await else { panic!("nobody else checks it") };
+        let Ok(Turn::Check(given_up)) = logins.turn(&gate, &credentials).await else { panic!("nobody else checks it") };
         let (waiting, asked) = (logins.clone(), (gate.clone(), credentials.clone()));
         let second = tokio::spawn(async move { waiting.turn(&asked.0, &asked.1).await });
         tokio::task::yield_now().await;
         // The first leaves before its turn has come: the second goes on.
         drop(given_up);
-        let Turn::Check(checking) = second.await.unwrap() else { panic!("nobody has checked it") };
+        let Ok(Turn::Check(checking)) = second.await.unwrap() else { panic!("nobody has checked it") };
         let (waiting, asked) = (logins.clone(), (gate.clone(), credentials.clone()));
         let third = tokio::spawn(async move { waiting.turn(&asked.0, &asked.1).await });
         tokio::task::yield_now().await;
         assert_eq!(logins.check(gate, credentials, checking, |_| {}).await, Ok(true));
-        assert!(matches!(third.await.unwrap(), Turn::Known(true)));
+        assert!(matches!(third.await.unwrap(), Ok(Turn::Known(true))));
     }
 }

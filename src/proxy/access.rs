@@ -67,12 +67,13 @@ pub async fn settle(active: &mut Active) -> Result<(), Rejection> {
     let logins = shared.logins.clone();
     let wrong = || Rejection::new(Reason::Unauthorized, "the name or the password is wrong");
     let checking = match logins.turn(&gate, &credentials).await {
-        Turn::Known(true) => {
+        Ok(Turn::Known(true)) => {
             active.user = Some(name.into());
             return Ok(());
         }
-        Turn::Known(false) => return Err(wrong()),
-        Turn::Check(checking) => checking,
+        Ok(Turn::Known(false)) => return Err(wrong()),
+        Ok(Turn::Check(checking)) => checking,
+        Err(Busy) => return Err(Reason::LoginBusy.into()),
     };
     let tried = shared.tries.begin(active.client);
     let tried = tried.map_err(|seconds| Rejection::from(Reason::LoginLimited).retry_after(seconds))?;
