@@ -10,10 +10,10 @@
 //! | its body received whole | `edge::session` |
 //! | an endpoint chosen, waited for, connected to | `attempt` |
 //! | exchanged with the app by Pingora's engine | `exchange`, `hooks` |
-//! | the app's answer judged and edited | `response` |
+//! | the app's answer judged and edited | `response`, with `security`, `cors`, `timing` |
 //! | or an answer of our own written | `respond`, `rejection` |
 //! | a WebSocket's bytes passed on, both ways | `tunnel`, `edge::session` |
-//! | logged and counted | `finish` |
+//! | logged, counted, and told a collector | `finish` |
 //!
 //! What one step leaves for the next is in `context`.
 
