@@ -5,7 +5,7 @@
 //! | [`config`] | text to validated values |
 //! | [`observe`] | metrics, the access log, diagnostics |
 //! | [`net`], [`tls`] | sockets, and TLS over them on both sides |
-//! | [`route`], [`header`] | pure decisions about targets, hosts and fields |
+//! | [`route`], [`header`], [`framing`] | pure decisions about targets, hosts, fields and bodies |
 //! | [`spool`] | bodies that wait, in memory and on disk |
 //! | [`redis`] | the one Redis client: connection, timeout, breaker |
 //! | [`access`] | who may come, by address and with a password |
@@ -26,6 +26,7 @@ pub mod cache;
 pub mod cli;
 pub mod config;
 pub mod edge;
+pub mod framing;
 pub mod header;
 pub mod net;
 pub mod observe;

@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::BytesMut;
-use pingora_proxy::HttpProxy;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -20,7 +19,6 @@ use crate::edge::head::{Head, HeadLimits, HeadReader};
 use crate::edge::session::{Returned, Session};
 use crate::edge::transport::Transport;
 use crate::observe::metrics::OpenConnection;
-use crate::proxy::Hooks;
 use crate::proxy::rejection::{Reason, Rejection};
 use crate::state::{Conversation, Shared, Snapshot};
 
@@ -55,8 +53,7 @@ impl Connection {
 
 /// What every connection needs of the process.
 #[derive(Clone)]
-pub struct Engine {
-    pub core: Arc<Core>,
+pub struct Gateway {
     pub shared: Arc<Shared>,
     /// The configuration of the moment.
     pub current: Arc<ArcSwap<Snapshot>>,
@@ -64,14 +61,7 @@ pub struct Engine {
     pub draining: watch::Receiver<bool>,
 }
 
-/// Pingora's engine, which exchanges a request for an answer.
-pub struct Core {
-    pub proxy: Arc<HttpProxy<Hooks>>,
-    /// It is asked for a word on shutting down, which is ours to have.
-    pub never_shut_down: watch::Receiver<bool>,
-}
-
-impl Engine {
+impl Gateway {
     /// The configuration of the moment.
     #[must_use]
     pub fn snapshot(&self) -> Arc<Snapshot> {
@@ -97,19 +87,18 @@ enum Ended {
 pub async fn serve(
     mut connection: Box<Connection>,
     facts: Arc<ConnectionFacts>,
-    mut engine: Engine,
+    mut gateway: Gateway,
     mut open: OpenConnection,
     conversation: Conversation,
 ) {
-    let mut flight = Arc::default();
     let mut first = true;
     loop {
-        if connection.buf.is_empty() && !wait_for_request(&mut connection, first, &mut engine).await {
+        if connection.buf.is_empty() && !wait_for_request(&mut connection, first, &mut gateway).await {
             return connection.transport.farewell();
         }
         first = false;
         open.set_active(true);
-        let snapshot = engine.snapshot();
+        let snapshot = gateway.snapshot();
         let started = Instant::now();
         let head = match read_head(&mut connection, &snapshot, started).await {
             Ok(head) => Ok(head),
@@ -117,7 +106,7 @@ pub async fn serve(
             Err(Ended::With(rejection)) => Err(rejection),
         };
         let session = open_session(connection, &facts, snapshot, started, head);
-        match crate::proxy::serve(&engine, session, &mut flight).await {
+        match crate::proxy::serve(session).await {
             Some(Returned::Reuse(returned)) => connection = returned,
             Some(Returned::Linger(returned)) => {
                 drop(conversation);
@@ -134,17 +123,17 @@ pub async fn serve(
 
 /// Parks until the first bytes of a request were read; false when none will come. A process that is leaving waits for nobody, but for
 /// the first request of a connection a little.
-async fn wait_for_request(connection: &mut Connection, first: bool, engine: &mut Engine) -> bool {
+async fn wait_for_request(connection: &mut Connection, first: bool, gateway: &mut Gateway) -> bool {
     let deadline = {
-        let snapshot = engine.snapshot();
+        let snapshot = gateway.snapshot();
         let client = &snapshot.config.client;
         deadline_in(if first { client.header_timeout } else { client.keepalive_timeout })
     };
     let leaving = async {
         if first {
-            engine.out_of_patience().await;
+            gateway.out_of_patience().await;
         } else {
-            let _ = engine.draining.wait_for(|draining| *draining).await;
+            let _ = gateway.draining.wait_for(|draining| *draining).await;
         }
     };
     tokio::select! {

@@ -14,8 +14,8 @@ use parking_lot::Mutex;
 use pingora_http::RequestHeader;
 
 use crate::config::model::ClientLimits;
-use crate::edge::body::BodyReader;
 use crate::edge::head::{Dropped, Head, HeadSize};
+use crate::framing::BodyReader;
 use crate::header::client_address::Peer;
 use crate::header::request_hygiene::FieldKind;
 use crate::observe::metrics::ListenerMetrics;

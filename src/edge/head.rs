@@ -15,7 +15,7 @@ use pingora_http::RequestHeader;
 pub(super) use fields::{Fields, joined_cookies};
 
 use crate::config::model::ClientLimits;
-use crate::edge::body::BodyReader;
+use crate::framing::BodyReader;
 use crate::header::grammar::is_token_byte;
 use crate::header::request_hygiene::FieldKind;
 use crate::proxy::rejection::{Reason, Rejection};
@@ -309,14 +309,6 @@ pub(super) fn escape(path: &[u8]) -> Cow<'_, [u8]> {
 fn strip_scheme(target: &[u8]) -> Option<&[u8]> {
     let starts = |scheme: &[u8]| target.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme));
     [b"http://".as_slice(), b"https://"].into_iter().find(|scheme| starts(scheme)).and_then(|s| target.get(s.len()..))
-}
-
-/// Without spaces and tabs at both ends.
-fn trim(mut bytes: &[u8]) -> &[u8] {
-    while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = bytes {
-        bytes = rest;
-    }
-    bytes
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use crate::config::model::ListenAddr;
-use crate::edge::connection::Engine;
+use crate::edge::connection::Gateway;
 use crate::edge::exchange::ListenerFacts;
 use crate::edge::opening::{self, Arrival, Way};
 use crate::net::Plain;
@@ -250,20 +250,20 @@ fn facts(address: &ListenAddr, metrics: &Metrics) -> Arc<ListenerFacts> {
 
 /// Accepts clients until `stop`, and then those who had come by that time: closing on them would reset their connections. `name` is
 /// the address as the configuration has it.
-pub async fn accept_loop(name: ListenAddr, bound: Bound, engine: Engine, mut stop: oneshot::Receiver<()>) {
-    let listener = facts(&bound.address, &engine.shared.metrics);
+pub async fn accept_loop(name: ListenAddr, bound: Bound, gateway: Gateway, mut stop: oneshot::Receiver<()>) {
+    let listener = facts(&bound.address, &gateway.shared.metrics);
     let mut way = None;
-    Way::now(&mut way, &name, &engine);
+    Way::now(&mut way, &name, &gateway);
     let mut logged: Option<Instant> = None;
     let mut early = None;
     loop {
         let accepted = tokio::select! {
             biased;
             _ = &mut stop => break,
-            accepted = next(&bound, &engine, &mut early) => accepted,
+            accepted = next(&bound, &gateway, &mut early) => accepted,
         };
         match accepted {
-            Ok((client, place)) => admit(client, place, &listener, Way::now(&mut way, &name, &engine), &engine),
+            Ok((client, place)) => admit(client, place, &listener, Way::now(&mut way, &name, &gateway), &gateway),
             Err(error) => {
                 listener.metrics.record_accept_error();
                 if logged.is_none_or(|at| at.elapsed() > ACCEPT_LOG_EVERY) {
@@ -277,16 +277,16 @@ pub async fn accept_loop(name: ListenAddr, bound: Bound, engine: Engine, mut sto
     // Bounded, for those who come as fast as they are accepted.
     let rest = std::iter::from_fn(|| bound.accept_waiting().ok()).take(LAST_CLIENTS_MAX);
     for client in early.into_iter().chain(rest) {
-        let place = engine.shared.connections.extra_place();
-        admit(client, place, &listener, Way::now(&mut way, &name, &engine), &engine);
+        let place = gateway.shared.connections.extra_place();
+        admit(client, place, &listener, Way::now(&mut way, &name, &gateway), &gateway);
     }
 }
 
 /// The next client with a place for it; until there is one it waits in the backlog. Where several listeners saw the last place
 /// free, those who did not get it keep the client they accepted in `early`, which outlives this future.
-async fn next(bound: &Bound, engine: &Engine, early: &mut Option<Client>) -> io::Result<(Client, Place)> {
-    let connections = &engine.shared.connections;
-    let limit = || engine.snapshot().config.server.max_connections;
+async fn next(bound: &Bound, gateway: &Gateway, early: &mut Option<Client>) -> io::Result<(Client, Place)> {
+    let connections = &gateway.shared.connections;
+    let limit = || gateway.snapshot().config.server.max_connections;
     if early.is_none() {
         connections.room(limit).await;
         *early = Some(bound.accept().await?);
@@ -336,11 +336,17 @@ impl Bound {
     }
 }
 
-fn admit((socket, peer): Client, place: Place, listener: &Arc<ListenerFacts>, way: Option<Arc<Way>>, engine: &Engine) {
+fn admit(
+    (socket, peer): Client,
+    place: Place,
+    listener: &Arc<ListenerFacts>,
+    way: Option<Arc<Way>>,
+    gateway: &Gateway,
+) {
     let Some(way) = way else { return };
     let open = ListenerMetrics::accept(&listener.metrics);
     // Counted before its task runs: a process that is leaving owes an answer to everyone it has let in.
-    let conversation = engine.shared.begin_conversation();
+    let conversation = gateway.shared.begin_conversation();
     let arrival = Arrival { socket, peer, place, listener: listener.clone(), way, open, conversation };
-    tokio::spawn(opening::serve(arrival, engine.clone()));
+    tokio::spawn(opening::serve(arrival, gateway.clone()));
 }

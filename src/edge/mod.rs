@@ -4,7 +4,6 @@
 //! What a request means is left to `proxy`; here it is only made sure that there is exactly one reading of it.
 
 mod alarm;
-pub mod body;
 pub mod connection;
 pub mod exchange;
 pub mod head;

@@ -11,7 +11,7 @@ use tokio::io::AsyncReadExt;
 use tokio::time::timeout;
 
 use crate::config::model::{ClientCerts, ListenAddr, Listener, Protocol};
-use crate::edge::connection::{self, Connection, Engine};
+use crate::edge::connection::{self, Connection, Gateway};
 use crate::edge::exchange::{ConnectionFacts, ListenerFacts, TlsFacts};
 use crate::edge::http2;
 use crate::edge::proxy_protocol::{self, Announced};
@@ -53,8 +53,8 @@ pub struct Way {
 impl Way {
     /// How they begin now on the listener at `name`, an address as the configuration has it. One that is gone from the
     /// configuration goes on as `last`: who waits to be accepted came before that.
-    pub fn now(last: &mut Option<Arc<Self>>, name: &ListenAddr, engine: &Engine) -> Option<Arc<Self>> {
-        let snapshot = engine.current.load();
+    pub fn now(last: &mut Option<Arc<Self>>, name: &ListenAddr, gateway: &Gateway) -> Option<Arc<Self>> {
+        let snapshot = gateway.current.load();
         let known = last.as_ref().is_some_and(|way| way.generation == snapshot.generation);
         if let Some(listener) = snapshot.listener(name).filter(|_| !known) {
             let (generation, listener, tls) = (snapshot.generation, listener.clone(), snapshot.tls.clone());
@@ -73,14 +73,14 @@ struct Begun {
 }
 
 /// Serves a connection from its first byte to its last.
-pub async fn serve(arrival: Arrival, mut engine: Engine) {
+pub async fn serve(arrival: Arrival, mut gateway: Gateway) {
     let Arrival { mut socket, peer, place, listener, way, open, conversation } = arrival;
-    let snapshot = engine.snapshot();
+    let snapshot = gateway.snapshot();
     let mut received = BytesMut::new();
     let patience = snapshot.config.client.header_timeout;
     let mut peer = peer.map(|peer| SocketAddr::new(peer.ip().to_canonical(), peer.port()));
     if way.listener.proxy_protocol && is_trusted(peer, &snapshot) {
-        match timeout(patience, unless_leaving(announced(&mut socket, &mut received), &mut engine)).await {
+        match timeout(patience, unless_leaving(announced(&mut socket, &mut received), &mut gateway)).await {
             Ok(Ok(Announced::Peer)) => {}
             Ok(Ok(Announced::Client(client))) => peer = Some(client),
             Ok(Err(_)) | Err(_) => {
@@ -92,7 +92,7 @@ pub async fn serve(arrival: Arrival, mut engine: Engine) {
     // A trusted proxy brings the clients of many.
     let limit = if is_trusted(peer, &snapshot) { 0 } else { snapshot.config.server.max_connections_per_ip };
     let ip = peer.map(|peer| peer.ip());
-    let Some(permit) = engine.shared.connections.enter(place, ip, limit) else {
+    let Some(permit) = gateway.shared.connections.enter(place, ip, limit) else {
         tracing::debug!(listener = listener.label, ?ip, "too many connections from one address");
         return listener.metrics.record_closed(Refusal::PerIpLimit);
     };
@@ -100,7 +100,7 @@ pub async fn serve(arrival: Arrival, mut engine: Engine) {
         Protocol::Http => Some(Begun { transport: Transport::Plain(socket), received, tls: None }),
         Protocol::Https { client_certs } => {
             // Boxed: it is over when the connection is served.
-            Box::pin(secure(socket, received, client_certs.as_ref(), patience, &listener, &way, &mut engine)).await
+            Box::pin(secure(socket, received, client_certs.as_ref(), patience, &listener, &way, &mut gateway)).await
         }
     };
     let Some(Begun { transport, received, tls }) = begun else { return };
@@ -114,12 +114,12 @@ pub async fn serve(arrival: Arrival, mut engine: Engine) {
     let facts = Arc::new(facts);
     match transport {
         Transport::Tls(stream) if stream.peer().agreed().alpn_protocol() == Some(b"h2") => {
-            Box::pin(http2::serve(stream, facts, engine, open, conversation)).await;
+            Box::pin(http2::serve(stream, facts, gateway, open, conversation)).await;
         }
         transport => {
             let mut connection = Box::new(Connection::new(transport));
             connection.buf = received;
-            connection::serve(connection, facts, engine, open, conversation).await;
+            connection::serve(connection, facts, gateway, open, conversation).await;
         }
     }
     drop(permit);
@@ -131,11 +131,11 @@ fn is_trusted(peer: Option<SocketAddr>, snapshot: &Snapshot) -> bool {
 }
 
 /// A process that is leaving waits for nobody's beginnings but a little.
-async fn unless_leaving<T>(beginning: impl Future<Output = io::Result<T>>, engine: &mut Engine) -> io::Result<T> {
+async fn unless_leaving<T>(beginning: impl Future<Output = io::Result<T>>, gateway: &mut Gateway) -> io::Result<T> {
     tokio::select! {
         biased;
         begun = beginning => begun,
-        () = engine.out_of_patience() => Err(io::Error::other("the gateway is leaving")),
+        () = gateway.out_of_patience() => Err(io::Error::other("the gateway is leaving")),
     }
 }
 
@@ -161,12 +161,12 @@ async fn secure(
     patience: Duration,
     listener: &ListenerFacts,
     way: &Way,
-    engine: &mut Engine,
+    gateway: &mut Gateway,
 ) -> Option<Begun> {
     let tls = way.tls.as_ref()?;
     let server = Server::new(tls.settings(client_certs)?).ok()?;
     let mut stream = Box::new(TlsStream::new(socket, server, received));
-    match timeout(patience, unless_leaving(stream.handshake(), engine)).await {
+    match timeout(patience, unless_leaving(stream.handshake(), gateway)).await {
         Ok(Ok(())) => {
             let agreed = stream.peer().agreed();
             let resumed = agreed.handshake_kind() == Some(HandshakeKind::Resumed);

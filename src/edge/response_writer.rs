@@ -103,25 +103,6 @@ pub(super) fn nominated(response: &ResponseHeader) -> Vec<HeaderName> {
     if ConnectionOptions::parse(values()).others { listed_fields(values()).collect() } else { Vec::new() }
 }
 
-/// The size line of a chunk of `length` bytes.
-pub(super) fn put_chunk_size(out: &mut BytesMut, length: usize) {
-    let mut digits = [0_u8; 16];
-    let mut at = digits.len();
-    let mut rest = length;
-    loop {
-        at -= 1;
-        if let Some(digit) = digits.get_mut(at) {
-            *digit = b"0123456789abcdef".get(rest & 15).copied().unwrap_or(b'0');
-        }
-        rest >>= 4;
-        if rest == 0 || at == 0 {
-            break;
-        }
-    }
-    out.put_slice(digits.get(at..).unwrap_or_default());
-    out.put_slice(b"\r\n");
-}
-
 thread_local! {
     static DATE: RefCell<(u64, String)> = const { RefCell::new((0, String::new())) };
 }
@@ -211,14 +192,5 @@ mod tests {
         assert!(
             head(&response(200, &[]), Framing::Length(0), Persistence::KeepSaid).contains("Connection: keep-alive\r\n")
         );
-    }
-
-    #[test]
-    fn chunk_sizes_are_hexadecimal() {
-        for size in [0, 1, 15, 16, 255, 256, 65_536, usize::MAX] {
-            let mut out = BytesMut::new();
-            put_chunk_size(&mut out, size);
-            assert_eq!(out, format!("{size:x}\r\n"));
-        }
     }
 }

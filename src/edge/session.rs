@@ -1,13 +1,11 @@
 //! One request of a client, from its head to the last byte of the answer.
 //!
-//! The connection's driver owns it. While an exchange with the app runs, Pingora holds it (see [`engine`]); before and after,
-//! the steps in `proxy` use it directly: the request body is received, the queue is waited in, and what the client has not
-//! taken of the response is written, all at the cost of this struct alone.
+//! The connection's driver owns it, and the steps in `proxy` use it: the request body is received, the queue is waited in, the
+//! app's answer is passed on, and what the client has not taken of it is written, all at the cost of this struct alone.
 //!
 //! `body` receives, `reply` writes, `wait` is what both wait by; `wire` is the client's end, HTTP/1.x or HTTP/2.
 
 mod body;
-pub mod engine;
 mod reply;
 mod tunnel;
 mod wait;
@@ -24,17 +22,15 @@ use tokio::time::Instant;
 
 use crate::cache::tap::Tap;
 use crate::edge::alarm::Alarm;
-use crate::edge::body::{BodyReader, Step};
 use crate::edge::connection::Connection;
 use crate::edge::exchange::{Accepted, Exchange};
 use crate::edge::http2::stream::Stream;
 use crate::edge::response_writer::Framing;
 use crate::edge::session::reply::{Backlog, WritePatience};
 use crate::edge::session::wire::{Http1, Wire};
+use crate::framing::{BodyReader, Step};
 use crate::proxy::rejection::Reason;
 use crate::spool::Spooled;
-use crate::upstream::flow::Flow;
-use crate::upstream::read_ahead::ReadAhead;
 
 /// What is read at once of a body.
 const BODY_READ: usize = 32 * 1024;
@@ -65,16 +61,8 @@ pub struct Session {
     version: Version,
     /// The body as it goes to the app, once it was received whole.
     spooled: Option<Box<Spooled>>,
-    /// Whether the connection to the app could send what it was given of the body.
-    flow: Option<Arc<Flow>>,
-    /// How far the response is read ahead.
-    ahead: Option<Arc<ReadAhead>>,
-    /// It was given a piece, and had no turn since.
-    gave: bool,
-    /// Since when it could not send anything, and how much it had sent then.
-    stalled: Option<(Instant, u64)>,
-    /// Since when the client's body, and the app, are waited for. They outlive the single wait: Pingora begins a new one at every
-    /// turn of its loop.
+    /// Since when the client's body, and the app, are waited for. They outlive the single wait: an exchange begins a new one at every
+    /// turn.
     body_wait: Option<Instant>,
     app_wait: Option<Instant>,
     /// How long the body was waited for before.
@@ -131,10 +119,6 @@ impl Session {
             exchange,
             request,
             spooled: None,
-            flow: None,
-            ahead: None,
-            gave: false,
-            stalled: None,
             body_wait: None,
             app_wait: None,
             body_waited: Duration::ZERO,
@@ -188,6 +172,12 @@ impl Session {
     pub fn lose_body(&mut self) -> Result<()> {
         self.exchange.outcome.set_fault(Reason::SpoolFailed);
         self.fail(Reason::SpoolFailed, ErrorType::ReadError, "the body cannot be read")
+    }
+
+    /// Whether the app had its time.
+    #[must_use]
+    pub fn app_is_late(&self) -> bool {
+        self.app_late
     }
 
     /// Whether the answer has begun: there will be no other.

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 
 use crate::net::Plain;
 use crate::tls::peer::Server;
@@ -45,11 +45,7 @@ impl Transport {
         at_once: usize,
     ) -> Poll<io::Result<usize>> {
         match self {
-            Self::Plain(socket) => {
-                ready!(socket.poll_read_ready(cx))?;
-                buf.reserve(at_once);
-                pin!(socket.read_buf(buf)).poll(cx)
-            }
+            Self::Plain(socket) => socket.poll_read_into(cx, buf, at_once),
             Self::Tls(stream) => stream.poll_read_into(cx, buf, at_once),
         }
     }

@@ -1,12 +1,14 @@
 //! Sockets as both sides of the gateway use them.
 
+use std::future::Future;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
 
+use bytes::{BufMut, BytesMut};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
 /// A connected socket: TCP or Unix.
@@ -26,6 +28,24 @@ impl Plain {
             Self::Tcp(stream) => stream.poll_read_ready(cx),
             Self::Unix(stream) => stream.poll_read_ready(cx),
         }
+    }
+
+    /// Appends what has come to `buf`, at most `at_once` bytes; 0 at the end of the stream. Room is made only when there is
+    /// something to read: who just waits holds no buffer.
+    ///
+    /// # Errors
+    /// What the socket reports.
+    pub fn poll_read_into(
+        &mut self,
+        cx: &mut Context<'_>,
+        buf: &mut BytesMut,
+        at_once: usize,
+    ) -> Poll<io::Result<usize>> {
+        ready!(self.poll_read_ready(cx))?;
+        buf.reserve(at_once);
+        // It may have room for more.
+        let mut limited = (&mut *buf).limit(at_once);
+        pin!(self.read_buf(&mut limited)).poll(cx)
     }
 
     /// As [`Plain::poll_read_ready`].

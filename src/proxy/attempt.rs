@@ -9,17 +9,16 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use http::Method;
-use pingora_core::upstreams::peer::HttpPeer;
-use pingora_error::{Error, ErrorSource, ErrorType};
 
 use crate::edge::session::Session;
 use crate::observe::metrics::{EndpointOverdue, Retry, UpstreamError};
 use crate::proxy::context::{Active, Attempt};
+use crate::proxy::exchange::Failed;
 use crate::proxy::rejection::{Reason, Rejection};
 use crate::spool::Keep;
-use crate::upstream::connector::hand_over;
 use crate::upstream::endpoint::{Endpoint, Lease};
 use crate::upstream::socket::{self, Failure};
+use crate::upstream::stream::Broken;
 use crate::upstream::{Refused, Wanted};
 
 /// Waits for a slot and a connection on it. The client is watched meanwhile: whoever leaves gives up the place at once.
@@ -28,7 +27,6 @@ use crate::upstream::{Refused, Wanted};
 /// There is none in time, or the client left.
 pub async fn begin(session: &mut Session, active: &mut Active) -> Result<(), Rejection> {
     session.rewind();
-    let stored = session.stored();
     let shared = active.exchange.snapshot.shared.clone();
     loop {
         active.connection = None;
@@ -41,16 +39,10 @@ pub async fn begin(session: &mut Session, active: &mut Active) -> Result<(), Rej
         }
         let connected = tokio::select! {
             biased;
-            connected = connect(active, stored) => connected,
+            connected = connect(active) => connected,
             () = session.departure() => return Err(Reason::ClientClosed.into()),
         };
         if connected {
-            if let Some(stream) = &mut active.connection {
-                stream.obey(session.read_ahead());
-                if active.exchange.has_body {
-                    session.hand_on_to(stream.flow());
-                }
-            }
             return Ok(());
         }
     }
@@ -89,7 +81,7 @@ fn refusal(refused: Refused, active: &mut Active) -> Rejection {
 }
 
 /// Takes an idle connection to the endpoint, or makes one; whether there is one.
-async fn connect(active: &mut Active, stored: Option<u64>) -> bool {
+async fn connect(active: &mut Active) -> bool {
     let (Some(upstream), Some(lease)) = (&active.upstream, &active.lease) else { return false };
     let endpoint = lease.endpoint().clone();
     let started = Instant::now();
@@ -122,12 +114,6 @@ async fn connect(active: &mut Active, stored: Option<u64>) -> bool {
             if let Some(time) = attempt.connect_time {
                 upstream.metrics.record_connect(time);
                 endpoint.record_connected();
-            }
-            let exchange = &active.exchange;
-            active.upgrade = exchange.upgrade.then(Arc::default);
-            stream.expect(exchange.method == Method::HEAD, active.upgrade.clone());
-            if let Some(length) = stored {
-                stream.expect_body(length);
             }
             if upstream.config.capacity.is_some() {
                 stream.occupy(lease.clone(), active.exchange.control.upstream_patience(true));
@@ -168,26 +154,17 @@ fn after_failed_connect(active: &mut Active, endpoint: &Arc<Endpoint>, error: &i
     }
 }
 
-/// What the engine is to send the request by.
-pub fn peer(active: &mut Active) -> Option<Box<HttpPeer>> {
-    let stream = active.connection.take()?;
-    Some(hand_over(stream))
-}
-
 /// The exchange broke: once more, if that cannot do anything twice. `begun`: the client has seen some of the answer.
-pub fn failed(active: &mut Active, error: &Error, begun: bool) {
+pub fn failed(active: &mut Active, failed: &Failed, begun: bool) {
     let (Some(upstream), Some(lease)) = (active.upstream.clone(), &active.lease) else { return };
-    if active.is_upgraded() {
-        return;
-    }
     let outcome = &active.exchange.outcome;
-    let Some(kind) = exchange_failure(error, outcome.fault()) else { return };
+    let Some(kind) = exchange_failure(failed, outcome.fault()) else { return };
     let endpoint = lease.endpoint();
     endpoint.metrics.record_error(kind);
-    let rejection = Rejection::new(reason_for(kind), format!("{}: {}", endpoint.label, root_cause(error)));
+    let rejection = Rejection::new(reason_for(kind), format!("{}: {}", endpoint.label, words(failed)));
     active.rejection.get_or_insert(rejection);
     let is_late = kind == UpstreamError::Timeout;
-    let broke = matches!(kind, UpstreamError::Reset | UpstreamError::ClosedEarly) && !is_within_head(error);
+    let broke = matches!(kind, UpstreamError::Reset | UpstreamError::ClosedEarly) && !is_within_head(failed);
     if active.attempt.begun || begun {
         return;
     }
@@ -247,34 +224,25 @@ pub fn is_repeated(active: &mut Active) -> bool {
 }
 
 /// Notes why there is no answer from the app: what the session saw comes first, then what the attempts did.
-pub fn explain(active: &mut Active, error: &Error) {
+pub fn explain(active: &mut Active, failed: &Failed) {
     let outcome = &active.exchange.outcome;
-    let rejection = match (outcome.fault(), error.esource(), error.etype()) {
-        _ if active.repeat || active.is_upgraded() => return,
-        _ if outcome.client_gone() => {
-            outcome.fault().filter(|fault| fault.is_of_the_transfer()).unwrap_or(Reason::ClientClosed).into()
+    let rejection = match outcome.fault() {
+        _ if active.repeat => return,
+        fault if outcome.client_gone() => {
+            fault.filter(|fault| fault.is_of_the_transfer()).unwrap_or(Reason::ClientClosed).into()
         }
         _ if active.rejection.is_some() => return,
-        (Some(reason), ..) => Rejection::new(reason, error.etype().as_str().to_owned()),
-        (None, ErrorSource::Downstream, ErrorType::WriteError | ErrorType::ConnectionClosed) => {
-            Reason::ClientClosed.into()
-        }
-        _ => Rejection::new(Reason::Internal, error.to_string()),
+        fault => Rejection::new(fault.unwrap_or(Reason::Internal), words(failed)),
     };
     active.rejection = Some(rejection);
 }
 
-/// Whether the connection ended within the head of a response (`upstream::stream` says so).
-fn is_within_head(error: &Error) -> bool {
-    io_cause(error) == Some(io::ErrorKind::UnexpectedEof)
-}
-
-/// What the connection said, somewhere down the chain of causes.
-fn io_cause(error: &Error) -> Option<io::ErrorKind> {
-    let cause = error.cause.as_deref()?;
-    match cause.downcast_ref::<io::Error>() {
-        Some(error) => Some(error.kind()),
-        None => cause.downcast_ref::<Box<Error>>().and_then(|error| io_cause(error)),
+/// Whether the connection ended within the head of a response.
+fn is_within_head(failed: &Failed) -> bool {
+    match failed {
+        Failed::Upstream(Broken::WithinHead) => true,
+        Failed::Upstream(Broken::Io(error)) => error.kind() == io::ErrorKind::UnexpectedEof,
+        Failed::Upstream(_) | Failed::Here(_) => false,
     }
 }
 
@@ -290,26 +258,18 @@ fn is_safe(method: &Method) -> bool {
 }
 
 /// What went wrong at the app's side; none when it was the client's or ours.
-fn exchange_failure(error: &Error, fault: Option<Reason>) -> Option<UpstreamError> {
-    match fault {
-        Some(Reason::UpstreamTimeout) => return Some(UpstreamError::Timeout),
-        Some(Reason::UpstreamInvalid) => return Some(UpstreamError::InvalidResponse),
-        Some(Reason::UpstreamClosed) => return Some(UpstreamError::ClosedEarly),
-        Some(_) => return None,
-        None => {}
+fn exchange_failure(failed: &Failed, fault: Option<Reason>) -> Option<UpstreamError> {
+    match (fault, failed) {
+        (Some(Reason::UpstreamTimeout), _) => Some(UpstreamError::Timeout),
+        (Some(Reason::UpstreamInvalid), _) => Some(UpstreamError::InvalidResponse),
+        (Some(Reason::UpstreamClosed), _) => Some(UpstreamError::ClosedEarly),
+        (Some(_), _) | (None, Failed::Here(_)) => None,
+        (None, Failed::Upstream(broken)) => Some(match broken {
+            Broken::Closed | Broken::WithinBody => UpstreamError::ClosedEarly,
+            Broken::WithinHead | Broken::Io(_) => UpstreamError::Reset,
+            Broken::Malformed(_) => UpstreamError::InvalidResponse,
+        }),
     }
-    if *error.esource() != ErrorSource::Upstream {
-        return None;
-    }
-    if io_cause(error) == Some(io::ErrorKind::InvalidData) {
-        return Some(UpstreamError::InvalidResponse);
-    }
-    Some(match error.etype() {
-        ErrorType::ConnectionClosed => UpstreamError::ClosedEarly,
-        ErrorType::ReadError | ErrorType::WriteError => UpstreamError::Reset,
-        ErrorType::ReadTimedout | ErrorType::WriteTimedout => UpstreamError::Timeout,
-        _ => UpstreamError::InvalidResponse,
-    })
 }
 
 fn reason_for(kind: UpstreamError) -> Reason {
@@ -323,11 +283,13 @@ fn reason_for(kind: UpstreamError) -> Reason {
     }
 }
 
-/// The innermost cause in a few words: what the operating system said, where it said something. Bytes the app sent are not
-/// repeated.
-fn root_cause(error: &Error) -> String {
-    match error.root_cause().downcast_ref::<io::Error>() {
-        Some(cause) => cause.to_string(),
-        None => error.root_etype().as_str().to_owned(),
+/// What happened in a few words. Bytes the app sent are not repeated.
+fn words(failed: &Failed) -> String {
+    match failed {
+        Failed::Upstream(broken) => broken.to_string(),
+        Failed::Here(error) => error
+            .context
+            .as_ref()
+            .map_or_else(|| error.etype().as_str().to_owned(), |context| context.as_str().to_owned()),
     }
 }

@@ -21,7 +21,6 @@ use crate::rate_limit::Question;
 use crate::rate_limit::verdict::Verdict;
 use crate::upstream::endpoint::{Endpoint, Lease};
 use crate::upstream::stream::UpstreamStream;
-use crate::upstream::upgrade::Upgrade;
 use crate::upstream::{Upstream, Wanted};
 
 /// A request that has begun.
@@ -64,8 +63,6 @@ pub struct Active {
     pub lease: Option<Lease>,
     /// The connection for the next exchange.
     pub connection: Option<UpstreamStream>,
-    /// Where the connection ends up, if the app agrees to an upgrade that the client has asked for.
-    pub upgrade: Option<Arc<Upgrade>>,
     /// The endpoint of the last attempt.
     pub endpoint: Option<Arc<Endpoint>>,
     /// Why the last connection could not be made.
@@ -150,7 +147,6 @@ impl Active {
             wanted: None,
             lease: None,
             connection: None,
-            upgrade: None,
             endpoint: None,
             unreachable: None,
             receive_time: None,
@@ -173,12 +169,6 @@ impl Active {
         own.wanted = of.wanted.take();
         own.finished = true;
         own
-    }
-
-    /// Whether the app has agreed to an upgrade.
-    #[must_use]
-    pub fn is_upgraded(&self) -> bool {
-        self.upgrade.as_ref().is_some_and(|upgrade| upgrade.has_happened())
     }
 
     /// Gives the endpoint free, and counts what it did.

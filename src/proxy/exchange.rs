@@ -1,109 +1,223 @@
-//! One exchange with the app, run by Pingora's engine: what goes in and what comes home.
+//! One exchange with the app: the request goes out, the answer comes in, and neither waits for the other.
 //!
-//! The engine's future is large (13 KB), so it lives only from the moment a connection to the app is there until the app has
-//! answered. It is polled by the connection's own task. A session that comes home before its time leaves the future to a task of its
-//! own, together with the slot that the app still occupies.
+//! It is over when the answer is, or when it cannot come. An app whose time is up is left to itself, together with its slot, where
+//! the slot must stay taken for as long as a worker is busy; the client is answered meanwhile.
 
-use std::cell::Cell;
-use std::future::{Future, poll_fn};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::task::Poll;
+use bytes::Bytes;
+use http::Method;
+use pingora_error::Error;
+use tokio::time::Instant;
 
-use parking_lot::Mutex;
-use pingora_core::apps::HttpServerApp;
-use pingora_core::protocols::http::ServerSession;
-
-use crate::edge::connection::Engine;
 use crate::edge::session::Session;
-use crate::edge::session::engine::EngineSession;
-use crate::proxy::attempt;
+use crate::observe::metrics::EndpointOverdue;
 use crate::proxy::context::Active;
+use crate::proxy::{attempt, response};
+use crate::upstream::endpoint::Lease;
+use crate::upstream::response_reader::{Expected, Piece};
+use crate::upstream::stream::{Broken, Came, Upgraded, UpstreamStream};
 
-/// What a request's driver and the engine share while an exchange runs.
-#[derive(Debug, Default)]
-pub struct Flight {
-    /// At home: the engine has let go of it.
-    session: Mutex<Option<Box<Session>>>,
-    /// What the hooks work on; none when the driver has taken it back.
-    pub(super) active: Mutex<Option<Box<Active>>>,
-    detached: AtomicBool,
+/// What is read at once of an answer that nobody is given.
+const DISCARDED_READ: usize = 64 * 1024;
+
+/// Why there is no answer of the app, or no whole one.
+#[derive(Debug)]
+pub enum Failed {
+    /// It is the connection, or what came over it.
+    Upstream(Broken),
+    /// The client left, its body is bad, the app's time is up, or its answer may not be passed on: the exchange's outcome and the
+    /// request's state say which.
+    Here(Box<Error>),
 }
 
-impl Flight {
-    /// The engine is done with the session.
-    pub fn land(&self, session: Box<Session>) {
-        *self.session.lock() = Some(session);
+impl From<Box<Error>> for Failed {
+    fn from(error: Box<Error>) -> Self {
+        Self::Here(error)
     }
+}
 
-    /// The session comes home while the exchange goes on.
-    pub fn detach(&self, session: Box<Session>) {
-        self.land(session);
-        self.detached.store(true, Relaxed);
+impl From<Broken> for Failed {
+    fn from(broken: Broken) -> Self {
+        Self::Upstream(broken)
     }
 }
 
-thread_local! {
-    /// On its way to [`super::hooks::Hooks::new_ctx`], which takes no arguments. The engine calls it in its first poll, before
-    /// anything waits (pingora-proxy 0.9.1 lib.rs, `process_new_http`).
-    static ENTERING: Cell<Option<Arc<Flight>>> = const { Cell::new(None) };
-}
-
-/// The flight that is entering the engine on this thread.
-pub(super) fn entering() -> Option<Arc<Flight>> {
-    ENTERING.take()
-}
-
-/// Exchanges the request for an answer, over the connection that `active` holds. The session and the request's state come back
-/// with what became of it.
-pub(super) async fn run(
-    engine: &Engine,
-    session: Box<Session>,
-    active: Box<Active>,
-    flight: &mut Arc<Flight>,
-) -> (Box<Session>, Box<Active>) {
-    *flight.active.lock() = Some(active);
-    let session = EngineSession::new(session, flight.clone());
-    let core = engine.core.clone();
-    let mut exchange = Box::pin(async move {
-        let session = ServerSession::new_custom(Box::new(session));
-        // What it returns is for Pingora's own sessions.
-        let _ = core.proxy.process_new_http(session, &core.never_shut_down).await;
-    });
-    let mut entering = Some(flight.clone());
-    let ended = poll_fn(|cx| {
-        let enters = entering.take();
-        let first = enters.is_some();
-        if first {
-            ENTERING.set(enters);
+/// Exchanges the request for an answer, over the connection that `active` holds, which is what is returned if both sides agree to
+/// speak another protocol. What else became of it is in the request's state.
+pub(super) async fn run(session: &mut Session, active: &mut Active) -> Option<Upgraded> {
+    let mut stream = active.connection.take()?;
+    match exchange(session, active, &mut stream).await {
+        Ok(None) => None,
+        Ok(Some(Switched)) => stream.into_upgraded(),
+        Err(_) if session.app_is_late() && active.exchange.control.outlives_timeout() => {
+            if let Some(slot) = attempt::outlived(active) {
+                tokio::spawn(see_through(stream, slot));
+            }
+            None
         }
-        let polled = exchange.as_mut().poll(cx);
-        if first {
-            ENTERING.take();
-        }
-        match polled {
-            Poll::Ready(()) => Poll::Ready(true),
-            Poll::Pending if flight.detached.load(Relaxed) => Poll::Ready(false),
-            Poll::Pending => Poll::Pending,
-        }
-    })
-    .await;
-    let home = (flight.session.lock().take(), flight.active.lock().take());
-    let (Some(session), Some(mut active)) = home else {
-        // Both are put there by drops and hooks that cannot be skipped.
-        unreachable!("the engine kept a request");
-    };
-    if flight.detached.load(Relaxed) {
-        *flight = Arc::default();
-        // It may have ended in the same moment, and said why.
-        let has_ended = ended && (active.rejection.is_some() || active.is_upgraded());
-        let slot = if has_ended { None } else { attempt::outlived(&mut active) };
-        if let Some(slot) = slot.filter(|_| !ended) {
-            tokio::spawn(async move {
-                exchange.await;
-                drop(slot);
-            });
+        Err(failed) => {
+            attempt::failed(active, &failed, session.has_begun());
+            attempt::explain(active, &failed);
+            None
         }
     }
-    (session, active)
+}
+
+/// Both sides have agreed to speak another protocol.
+struct Switched;
+
+/// What a turn of the exchange has brought.
+enum Turn {
+    /// From the app.
+    Came(Result<Came, Broken>),
+    /// For the app; none at the end.
+    Body(Result<Option<Bytes>, Box<Error>>),
+    /// It ends from outside.
+    BrokenOff(Box<Error>),
+}
+
+async fn exchange(
+    session: &mut Session,
+    active: &mut Active,
+    stream: &mut UpstreamStream,
+) -> Result<Option<Switched>, Failed> {
+    let expected = Expected { head_only: active.exchange.method == Method::HEAD, upgrade: active.exchange.upgrade };
+    let has_body = !session.has_no_body();
+    stream.begin(session.request(), has_body, expected);
+    let mut gives = has_body;
+    if gives && session.stored().is_some() {
+        // What lies ready goes out with the head.
+        gives = give(stream, session.body_for_app().await?);
+    }
+    stream.send().await;
+    let mut stalled = None;
+    loop {
+        let is_behind = stream.is_behind();
+        if !is_behind || !gives {
+            stalled = None;
+        } else if stalled.is_none() {
+            stalled = Some(Instant::now());
+        }
+        match turn(session, stream, gives && !is_behind, stalled).await {
+            Turn::Came(came) => match came {
+                Ok(Came::Taken) => stalled = None,
+                Ok(Came::Arrived) => match pass_on(session, active, stream).await? {
+                    // Who says something has not stalled.
+                    Passed::More => stalled = None,
+                    Passed::All => return Ok(None),
+                    Passed::Switched => return Ok(Some(Switched)),
+                },
+                Err(broken) => return Err(broken.into()),
+            },
+            Turn::Body(piece) => {
+                gives = give(stream, piece?);
+                stream.send().await;
+            }
+            Turn::BrokenOff(error) => {
+                stream.give_up();
+                return Err(error.into());
+            }
+        }
+    }
+}
+
+/// Waits for the first of all that may come. The app's answer is looked for first.
+async fn turn(session: &mut Session, stream: &mut UpstreamStream, gives: bool, stalled: Option<Instant>) -> Turn {
+    let at_once = session.read_at_once();
+    if gives {
+        tokio::select! {
+            biased;
+            came = stream.came(at_once) => Turn::Came(came),
+            piece = session.body_for_app() => Turn::Body(piece),
+        }
+    } else {
+        tokio::select! {
+            biased;
+            came = stream.came(at_once) => Turn::Came(came),
+            error = session.broken_off(stalled) => Turn::BrokenOff(error),
+        }
+    }
+}
+
+/// Gives the app a piece of the body; whether there is more.
+fn give(stream: &mut UpstreamStream, piece: Option<Bytes>) -> bool {
+    match piece {
+        Some(piece) => stream.give(piece),
+        None => {
+            stream.give_end();
+            return false;
+        }
+    }
+    true
+}
+
+/// How far the answer has come.
+enum Passed {
+    More,
+    All,
+    Switched,
+}
+
+/// Passes on what has come of the answer, all of it in one write where that is possible.
+async fn pass_on(session: &mut Session, active: &mut Active, stream: &mut UpstreamStream) -> Result<Passed, Failed> {
+    loop {
+        let piece = match stream.piece() {
+            Ok(piece) => piece,
+            Err(broken) => {
+                // What came before it is the client's, so that it sees an answer that broke, and not nothing.
+                session.flush(Bytes::new()).await?;
+                return Err(broken.into());
+            }
+        };
+        match piece {
+            Some(Piece::Interim) => active.attempt.begun = true,
+            Some(Piece::Head(mut head)) => {
+                response::judge(&mut head, active)?;
+                response::edit(&mut head, active)?;
+                session.take_header(head)?;
+            }
+            Some(Piece::Body(data)) => while_sending(stream, session.take_body(data)).await?,
+            Some(Piece::End) => {
+                session.take_end()?;
+                // What the app has got of a request that is not whole must not be given an end.
+                stream.give_up();
+                session.flush(Bytes::new()).await?;
+                return Ok(Passed::All);
+            }
+            Some(Piece::Switched(mut head)) => {
+                response::judge(&mut head, active)?;
+                response::edit(&mut head, active)?;
+                session.take_switch(head);
+                return Ok(Passed::Switched);
+            }
+            None => {
+                while_sending(stream, session.flush(Bytes::new())).await?;
+                return Ok(Passed::More);
+            }
+        }
+    }
+}
+
+/// Awaits `step`, which may wait for the client; the app gets what it was given of the request meanwhile.
+async fn while_sending<T>(stream: &mut UpstreamStream, step: impl Future<Output = T>) -> T {
+    tokio::select! {
+        biased;
+        done = step => done,
+        () = stream.go_on_sending() => unreachable!("it never ends"),
+    }
+}
+
+/// Reads an answer that nobody waits for any more to its end: until then the app's worker is busy.
+async fn see_through(mut stream: UpstreamStream, slot: (Lease, EndpointOverdue)) {
+    loop {
+        match stream.piece() {
+            Ok(Some(Piece::End | Piece::Switched(_))) | Err(_) => break,
+            Ok(Some(_)) => {}
+            Ok(None) => {
+                if stream.came(DISCARDED_READ).await.is_err() {
+                    break;
+                }
+            }
+        }
+    }
+    drop((stream, slot));
 }

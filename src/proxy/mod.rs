@@ -9,7 +9,7 @@
 //! | made what the app is to see | `forward` |
 //! | its body received whole | `edge::session` |
 //! | an endpoint chosen, waited for, connected to | `attempt` |
-//! | exchanged with the app by Pingora's engine | `exchange`, `hooks` |
+//! | exchanged with the app for an answer | `exchange` |
 //! | the app's answer judged and edited | `response`, with `security`, `cors`, `timing` |
 //! | or an answer of our own written | `respond`, `rejection` |
 //! | a WebSocket's bytes passed on, both ways | `tunnel`, `edge::session` |
@@ -23,10 +23,9 @@ mod attempt;
 mod cache;
 mod context;
 mod cors;
-pub mod exchange;
+mod exchange;
 mod finish;
 mod forward;
-mod hooks;
 mod limit;
 pub mod rejection;
 mod respond;
@@ -35,20 +34,14 @@ mod security;
 mod timing;
 mod tunnel;
 
-pub use hooks::Hooks;
-
-use std::sync::Arc;
-
-use crate::edge::connection::Engine;
 use crate::edge::session::{Returned, Session};
 use crate::proxy::accept::Next;
 use crate::proxy::context::Active;
-use crate::proxy::exchange::Flight;
 use crate::proxy::rejection::{Reason, Rejection};
 
 /// Serves one request; the connection comes back when it can be used again, or is to be closed with care. Whoever drops the
 /// future drops the client, and frees what the request held.
-pub async fn serve(engine: &Engine, mut session: Box<Session>, flight: &mut Arc<Flight>) -> Option<Returned> {
+pub async fn serve(mut session: Box<Session>) -> Option<Returned> {
     let mut active = Box::new(Active::begin(session.exchange().clone(), &session.request().headers));
     let mut next = accept::accept(session.request_mut(), &mut active);
     // Whatever else may be wrong with it, it is counted.
@@ -69,7 +62,7 @@ pub async fn serve(engine: &Engine, mut session: Box<Session>, flight: &mut Arc<
         Ok(Next::Answer(answer)) => respond::answer(&mut session, &mut active, answer).await,
         Err(rejection) => respond::reject(&mut session, &mut active, rejection).await,
         // The part that is long and large is in a box of its own: most of a connection's life is spent outside of it.
-        Ok(Next::Proxy) => (session, active) = Box::pin(proxy(engine, session, active, flight)).await,
+        Ok(Next::Proxy) => Box::pin(proxy(&mut session, &mut active)).await,
     }
     // The app is free by now. The client may take its time, within its limits.
     let _ = session.drain().await;
@@ -78,22 +71,13 @@ pub async fn serve(engine: &Engine, mut session: Box<Session>, flight: &mut Arc<
 }
 
 /// Gets an answer from the app, or from the cache, or says why there is none.
-async fn proxy(
-    engine: &Engine,
-    mut session: Box<Session>,
-    mut active: Box<Active>,
-    flight: &mut Arc<Flight>,
-) -> (Box<Session>, Box<Active>) {
-    let next = if active.visit.is_some() {
-        Box::pin(cache::turn(engine, &mut session, &mut active)).await
-    } else {
-        cache::Next::Fetch
-    };
+async fn proxy(session: &mut Session, active: &mut Active) {
+    let next = if active.visit.is_some() { Box::pin(cache::turn(session, active)).await } else { cache::Next::Fetch };
     match next {
-        cache::Next::Fetch => (session, active) = fetch(engine, session, active, flight).await,
+        cache::Next::Fetch => fetch(session, active).await,
         cache::Next::Answer(entry) => {
             active.wanted = None;
-            cache::answer(&mut session, &mut active, &entry).await;
+            cache::answer(session, active, &entry).await;
         }
         cache::Next::Refuse(rejection) => {
             active.wanted = None;
@@ -104,36 +88,29 @@ async fn proxy(
         if rejection.reason == Reason::ClientClosed || session.has_begun() || active.exchange.outcome.client_gone() {
             active.rejection = Some(rejection);
         } else {
-            respond::reject(&mut session, &mut active, rejection).await;
+            respond::reject(session, active, rejection).await;
         }
     }
-    (session, active)
 }
 
 /// Gets an answer from the app; why there is none is in the request's state.
-async fn fetch(
-    engine: &Engine,
-    mut session: Box<Session>,
-    mut active: Box<Active>,
-    flight: &mut Arc<Flight>,
-) -> (Box<Session>, Box<Active>) {
+async fn fetch(session: &mut Session, active: &mut Active) {
     if let Some(upstream) = &active.upstream {
         upstream.budget.deposit(upstream.config.retry.budget);
     }
-    let mut ready = receive(&mut session, &mut active).await;
+    let mut ready = receive(session, active).await;
     if ready.is_err() {
         // It never came to the queue.
         active.wanted = None;
     }
     while ready.is_ok() {
-        ready = attempt::begin(&mut session, &mut active).await;
+        ready = attempt::begin(session, active).await;
         if ready.is_ok() {
-            (session, active) = exchange::run(engine, session, active, flight).await;
-            if let Some(upgraded) = active.upgrade.take().and_then(|upgrade| upgrade.take()) {
-                tunnel::run(&mut session, &mut active, upgraded).await;
+            if let Some(upgraded) = exchange::run(session, active).await {
+                tunnel::run(session, active, upgraded).await;
                 break;
             }
-            if !attempt::is_repeated(&mut active) && !cache::asks_again(&mut session, &mut active) {
+            if !attempt::is_repeated(active) && !cache::asks_again(session, active) {
                 break;
             }
         }
@@ -144,9 +121,8 @@ async fn fetch(
         active.rejection = Some(rejection);
     }
     if active.visit.is_some() {
-        Box::pin(cache::conclude(&mut session, &mut active)).await;
+        Box::pin(cache::conclude(session, active)).await;
     }
-    (session, active)
 }
 
 /// The request body is here before a worker is asked for, unless it is to be streamed.

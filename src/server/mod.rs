@@ -14,20 +14,17 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
-use pingora_core::server::configuration::ServerConf;
-use pingora_proxy::http_proxy;
-use tokio::sync::{Mutex, watch};
+use tokio::sync::Mutex;
 
 use crate::access::logins::Logins;
 use crate::admin::{Desk, Reload, bind_control, http};
 use crate::config::model::{self, AccessFormat, AccessTarget, LogLevel};
 use crate::config::{Config, Warning};
-use crate::edge::connection::{Core, Engine};
+use crate::edge::connection::Gateway;
 use crate::edge::listener::{Listeners, accept_loop};
 use crate::observe::access_log::{AccessLog, Format, Target};
 use crate::observe::logging::{self, Logging};
 use crate::observe::metrics::{Metrics, NOTE_EVERY};
-use crate::proxy::Hooks;
 use crate::proxy::rejection::Reason;
 use crate::redis;
 use crate::server::files::PidFile;
@@ -76,21 +73,21 @@ async fn serve(config: Config, metrics: Arc<Metrics>, logging: Logging) -> Resul
     let admin_wanted = config.admin.listen.clone();
 
     let snapshot = Snapshot::prepare(config, &shared, None).await?;
-    let engine = engine(snapshot.clone(), &shared);
+    let gateway = gateway(snapshot.clone(), &shared);
     maintenance::look(&snapshot).await?;
     snapshot.start();
     shared.metrics.record_start(snapshot.generation, std::time::SystemTime::now());
-    listeners.apply(&wanted, bound, |name, bound, stop| accept_loop(name, bound, engine.clone(), stop)).await;
-    admin.apply(&admin_wanted, admin_bound, &engine).await;
+    listeners.apply(&wanted, bound, |name, bound, stop| accept_loop(name, bound, gateway.clone(), stop)).await;
+    admin.apply(&admin_wanted, admin_bound, &gateway).await;
     announce(&snapshot, &listeners, &admin);
     // A reload is to free what only the first configuration had.
     drop(snapshot);
 
-    let current = engine.current.clone();
+    let current = gateway.current.clone();
     let renewals = tokio::spawn(renew::certificates(current.clone(), shared.clone()));
     let maintenance = tokio::spawn(maintenance::watch(current.clone()));
     let notes = tokio::spawn(note(shared.metrics.clone()));
-    let reloader = Arc::new(Reloader::new(engine, Mutex::new((listeners, admin)), logging));
+    let reloader = Arc::new(Reloader::new(gateway, Mutex::new((listeners, admin)), logging));
     let control = control.map(|bound| tokio::spawn(http::serve(bound, Desk::Control(reload_by(&reloader), current))));
     loop {
         match signals.next().await {
@@ -179,20 +176,9 @@ async fn spool(config: &model::Spool) -> Result<Limits, String> {
     })
 }
 
-fn engine(snapshot: Arc<Snapshot>, shared: &Arc<Shared>) -> Engine {
-    let conf = ServerConf {
-        threads: snapshot.config.restart.threads,
-        // Connections are pooled by us, an endpoint at a time.
-        upstream_keepalive_pool_size: 1,
-        ..ServerConf::default()
-    };
-    let (_, never_shut_down) = watch::channel(false);
-    Engine {
-        core: Arc::new(Core { proxy: Arc::new(http_proxy(&Arc::new(conf), Hooks)), never_shut_down }),
-        shared: shared.clone(),
-        draining: shared.drain_watch(),
-        current: Arc::new(ArcSwap::new(snapshot)),
-    }
+fn gateway(snapshot: Arc<Snapshot>, shared: &Arc<Shared>) -> Gateway {
+    let (shared, draining) = (shared.clone(), shared.drain_watch());
+    Gateway { shared, draining, current: Arc::new(ArcSwap::new(snapshot)) }
 }
 
 /// The admin listeners; they answer to other people than the clients' do.
@@ -204,9 +190,9 @@ impl AdminListeners {
         &mut self,
         wanted: &[model::ListenAddr],
         bound: Vec<(model::ListenAddr, crate::edge::listener::Bound)>,
-        engine: &Engine,
+        gateway: &Gateway,
     ) {
-        let current = &engine.current;
+        let current = &gateway.current;
         self.0
             .apply(wanted, bound, |_, bound, stop| {
                 let serve = http::serve(bound, Desk::Admin(current.clone()));

@@ -9,7 +9,7 @@ use tokio::sync::Mutex;
 
 use crate::admin::Reloaded;
 use crate::config::{self, Config, diff};
-use crate::edge::connection::Engine;
+use crate::edge::connection::Gateway;
 use crate::edge::listener::{Listeners, accept_loop};
 use crate::observe::logging::Logging;
 use crate::observe::metrics::Reload;
@@ -18,24 +18,24 @@ use crate::state::{Shared, Snapshot};
 
 /// Everything a reload touches. Reloads run one after another.
 pub struct Reloader {
-    engine: Engine,
+    gateway: Gateway,
     listeners: Mutex<(Listeners, AdminListeners)>,
     logging: Logging,
 }
 
 impl Reloader {
-    pub fn new(engine: Engine, listeners: Mutex<(Listeners, AdminListeners)>, logging: Logging) -> Self {
-        Self { engine, listeners, logging }
+    pub fn new(gateway: Gateway, listeners: Mutex<(Listeners, AdminListeners)>, logging: Logging) -> Self {
+        Self { gateway, listeners, logging }
     }
 
     /// The configuration of the moment.
     pub fn snapshot(&self) -> Arc<Snapshot> {
-        self.engine.snapshot()
+        self.gateway.snapshot()
     }
 
     /// What outlives configurations.
     pub fn shared(&self) -> &Arc<Shared> {
-        &self.engine.shared
+        &self.gateway.shared
     }
 
     /// Stops accepting clients; the admin listeners stay.
@@ -56,9 +56,9 @@ impl Reloader {
     /// Every problem; the old configuration serves on.
     pub async fn reload(&self) -> Reloaded {
         let mut listeners = self.listeners.lock().await;
-        let old = self.engine.snapshot();
-        let metrics = &self.engine.shared.metrics;
-        if self.engine.shared.is_draining() {
+        let old = self.gateway.snapshot();
+        let metrics = &self.gateway.shared.metrics;
+        if self.gateway.shared.is_draining() {
             tracing::info!("shutting down, nothing is reloaded");
             return Err("the gateway is shutting down, nothing is reloaded\n".to_owned());
         }
@@ -105,31 +105,31 @@ impl Reloader {
         let admin_bound = admin.0.prepare(&config.admin.listen).map_err(|problems| problems.join("\n"))?;
         let sink = open_log(&old.config, &config)?;
         let limits = spool(&config.spool).await?;
-        let new = Snapshot::prepare(config, &self.engine.shared, Some(old)).await?;
+        let new = Snapshot::prepare(config, &self.gateway.shared, Some(old)).await?;
 
-        self.engine.current.store(new.clone());
-        self.engine.shared.announce_reload();
-        self.engine.shared.depot.set_limits(limits);
+        self.gateway.current.store(new.clone());
+        self.gateway.shared.announce_reload();
+        self.gateway.shared.depot.set_limits(limits);
         if let Some(sink) = sink {
-            self.engine.shared.access_log.retarget(sink, format(new.config.log.format));
+            self.gateway.shared.access_log.retarget(sink, format(new.config.log.format));
         }
         self.logging.set_level(level(new.config.log.level));
-        let engine = &self.engine;
+        let gateway = &self.gateway;
         for (_, bound) in bound.iter().chain(&admin_bound) {
             tracing::info!(address = %bound.address, "listening");
         }
         clients
             .apply(&new.config.server.addresses(), bound, |name, bound, stop| {
-                accept_loop(name, bound, engine.clone(), stop)
+                accept_loop(name, bound, gateway.clone(), stop)
             })
             .await;
-        admin.apply(&new.config.admin.listen, admin_bound, engine).await;
+        admin.apply(&new.config.admin.listen, admin_bound, gateway).await;
         new.start();
         if let Err(error) = maintenance::look(&new).await {
             tracing::error!(%error, "whether there is maintenance cannot be told, nothing is changed");
         }
         old.retire(&new);
-        self.engine.shared.connections.limit_changed();
+        self.gateway.shared.connections.limit_changed();
 
         for warning in &warnings {
             tracing::warn!("{warning}");

@@ -143,6 +143,12 @@ impl<P: Peer> TlsStream<P> {
         }
     }
 
+    /// Whether the other side has said that nothing more comes.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.closed
+    }
+
     /// Reads once, and decrypts what is whole into `buf`; how much that was.
     fn poll_receive(&mut self, cx: &mut Context<'_>, buf: &mut BytesMut, at_once: usize) -> Poll<io::Result<usize>> {
         if self.failed {

@@ -1,35 +1,31 @@
 //! The app side: named groups of endpoints, which of them a request goes to, when it waits, and what is known of their health.
 //!
 //! Counts of requests in flight belong to an address, not to an upstream: two upstreams that name one address share them, and a
-//! reload keeps them. So does the queue of an upstream, which belongs to its name. What meets Pingora's connector stands
-//! in `connector`, `stream`, `peer` and `checker`.
+//! reload keeps them. So does the queue of an upstream, which belongs to its name. Health
+//! checks are Pingora's: what meets them stands in `peer` and `checker`.
 
 mod address;
 mod chance;
 mod checker;
-pub mod connector;
 mod ejection;
 pub mod endpoint;
-pub mod flow;
 mod group;
 pub mod health;
-pub mod judge;
 mod keepalive;
 mod load;
 pub mod peer;
 mod pool;
 mod queue;
 mod reach;
-pub mod read_ahead;
 mod registry;
 pub mod resolve;
+pub mod response_reader;
 pub mod retry;
 #[cfg(test)]
 mod rig;
 pub mod selection;
 pub mod socket;
 pub mod stream;
-pub mod upgrade;
 
 use std::fmt::Display;
 use std::sync::Arc;

@@ -1,10 +1,11 @@
-//! Upstreams without sockets, for the tests of this folder.
+//! Upstreams without sockets, and exchanges as a request has them, for the tests of this folder.
 
 use std::future::Future;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use pingora_http::RequestHeader;
 use tokio::task::JoinHandle;
 
 use crate::config::model::{self, Priority};
@@ -14,6 +15,8 @@ use crate::upstream::endpoint::{Endpoint, Lease};
 use crate::upstream::group::{Balance, Group, Rules, Target};
 use crate::upstream::queue::{Refused, Wanted};
 use crate::upstream::registry::Registry;
+use crate::upstream::response_reader::{Expected, Piece};
+use crate::upstream::stream::{Broken, UpstreamStream};
 
 pub(super) const MS: Duration = Duration::from_millis(1);
 
@@ -97,5 +100,30 @@ pub(super) async fn wait(group: &Arc<Group>, priority: Priority) -> JoinHandle<R
 pub(super) async fn settle() {
     for _ in 0..50 {
         tokio::task::yield_now().await;
+    }
+}
+
+/// Sends a GET of `path`, once `server` has answered it reads the answer to its end: status and body.
+pub(super) async fn exchange(stream: &mut UpstreamStream, path: &str, server: impl AsyncFnOnce()) -> (u16, Vec<u8>) {
+    let request = RequestHeader::build_no_case("GET", path.as_bytes(), None).unwrap();
+    stream.begin(&request, false, Expected::default());
+    stream.send().await;
+    server().await;
+    answer(stream).await.unwrap()
+}
+
+/// Reads an answer to its end: status and body.
+pub(super) async fn answer(stream: &mut UpstreamStream) -> Result<(u16, Vec<u8>), Broken> {
+    let (mut status, mut body) = (0, Vec::new());
+    loop {
+        match stream.piece()? {
+            Some(Piece::Head(head)) => status = head.status.as_u16(),
+            Some(Piece::Body(data)) => body.extend_from_slice(&data),
+            Some(Piece::End) => return Ok((status, body)),
+            Some(Piece::Interim | Piece::Switched(_)) => {}
+            None => {
+                stream.came(64 * 1024).await?;
+            }
+        }
     }
 }

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -176,6 +176,25 @@ impl Socket {
         match self {
             Self::Plain(socket) => socket,
             Self::Tls(stream) => stream.socket(),
+        }
+    }
+
+    /// Appends what has come to `buf`, at most `at_once` bytes; 0 at the end of the stream.
+    ///
+    /// # Errors
+    /// What the socket reports, and `UnexpectedEof` where TLS was cut off without a word (RFC 9112 section 9.8).
+    pub fn poll_read_into(
+        &mut self,
+        cx: &mut Context<'_>,
+        buf: &mut BytesMut,
+        at_once: usize,
+    ) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Plain(socket) => socket.poll_read_into(cx, buf, at_once),
+            Self::Tls(stream) => match ready!(stream.poll_read_into(cx, buf, at_once))? {
+                0 if !stream.is_closed() => Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
+                read => Poll::Ready(Ok(read)),
+            },
         }
     }
 

@@ -1,47 +1,41 @@
-//! A connection to the app as Pingora's HTTP/1.1 client sees it: a byte stream that goes back to our pool by itself.
-//!
-//! # How it comes back
-//! When an exchange ended so that its connection may be kept, Pingora (pingora-core 0.9.1) asks the stream whether it
-//! is idle before it pools it: `connectors/mod.rs`, `release_stream` and `test_reusable_stream`, a read into a buffer
-//! of one byte that is polled once. No other read has so small a buffer: heads are read into at least 4096 free bytes
-//! (`v1/client.rs`, `read_response`), bodies into 64 KiB less an unfinished chunk head of at most 8 KiB
-//! (`v1/body.rs`, `prepare_buf_for_io` and `reserve_buf_for_io`). We answer "closed": Pingora drops the stream
-//! instead of pooling it, and `drop` gives the socket to [`Pool`]. Before it asks, Pingora has made sure that the
-//! response was read to its end, with nothing behind it, and that neither side said close (`respect_keepalive`,
-//! `reuse`); its engine, that the request was sent to its end (pingora-proxy `proxy_h1.rs`, `proxy_handle_upstream`),
-//! of which [`UpstreamStream::expect_body`] makes sure here too. Where the exchange ended and the connection is not to be
-//! kept, it is closed when the server has hung up (`hang_on`); where the exchange broke, at once.
-//!
-//! # How it is read
-//! What the server sends is judged before Pingora sees it, see [`Judge`]. An upgrade that the server has agreed to is not for
-//! Pingora: it is told of an error, and the connection goes to [`Upgrade`]. No more is read than the session says: [`ReadAhead`].
+//! One exchange with the app over one connection: the HTTP/1.1 client (RFC 9112).
 //!
 //! # How it is written
-//! No write waits and none fails, so that Pingora always gets to read: see [`Flow`].
+//! No write waits and none fails: what the socket does not take is kept and sent by whoever reads, so that an app that answers
+//! while it is sent a large body is heard. Nothing more is to be given until it has caught up. An app that takes no more may have
+//! answered all the same.
+//!
+//! # How it is read
+//! [`UpstreamStream::came`] waits for bytes, [`UpstreamStream::piece`] says what is in them, see [`ResponseReader`].
+//!
+//! # How it comes back
+//! Dropped, it goes back to its pool where both sides have said all they had to, and neither said that it closes. Where the exchange
+//! ended and the connection is not to be kept, it is closed when the server has hung up (`hang_on`); where the exchange broke, at
+//! once.
 
+use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::{Buf, BytesMut};
-use pingora_core::protocols::l4::virt::{VirtualSockOpt, VirtualSocket};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use http::header::{CONNECTION, CONTENT_LENGTH};
+use pingora_http::RequestHeader;
+use tokio::io::AsyncWrite;
 use tokio::runtime::Handle;
 
+use crate::framing::put_chunk_size;
 use crate::upstream::endpoint::Lease;
-use crate::upstream::flow::Flow;
-use crate::upstream::judge::{Expected, Judge, Malformed, Switched, Verdict};
 use crate::upstream::pool::Pool;
-use crate::upstream::read_ahead::ReadAhead;
+use crate::upstream::response_reader::{Expected, Malformed, Piece, ResponseReader};
 use crate::upstream::socket::{Secured, Sight, Socket};
-use crate::upstream::upgrade::{Upgrade, Upgraded};
 
-/// What is read at once of a head that came in pieces.
-const PIECE: usize = 4 * 1024;
-/// The most that is held back so that head and body go out together.
-const HELD: usize = 16 * 1024;
+/// What is read at once of a head, with what stands behind it.
+const HEAD_READ: usize = 16 * 1024;
+/// Pieces of a body up to this size are copied beside what goes out before them.
+const COPY_MAX: usize = 4 * 1024;
 
 /// One connection for one exchange.
 #[derive(Debug)]
@@ -53,44 +47,73 @@ pub struct UpstreamStream {
     pool: Arc<Pool>,
     generation: u32,
     reused: bool,
-    /// Bytes that Pingora wrote and the kernel has not got yet.
-    held: BytesMut,
-    /// Whether what is written waits in `held` for what follows.
-    holding: bool,
-    /// Whether the request's head was written: it ends where Pingora first flushes (`v1/client.rs`,
-    /// `write_request_header`).
-    head_written: bool,
-    /// Bytes of the request's body that are still to be written.
-    owed: u64,
-    /// Where the one who gives the body sees how far it got.
-    flow: Option<Arc<Flow>>,
-    /// Where the one who takes the response says how far it is read ahead.
-    ahead: Option<Arc<ReadAhead>>,
-    state: State,
-    /// What follows the response; none before [`UpstreamStream::expect`].
-    judge: Option<Judge>,
-    /// Of a head that is not whole.
-    kept: BytesMut,
-    /// Judged, and not asked for yet.
-    judged: BytesMut,
-    /// Where an upgrade goes.
-    upgrade: Option<Arc<Upgrade>>,
-    switched: Option<Box<Switched>>,
+    /// Of the request, what the kernel has not got yet: this, then the piece.
+    out: BytesMut,
+    piece: Bytes,
+    body: Body,
+    /// The server takes no more: what is given from now on goes nowhere, and its answer is still waited for.
+    unheard: bool,
+    /// The end of the connection or an error was met.
+    over: bool,
+    /// The request says that it is the last one.
+    closes: bool,
+    response: ResponseReader,
+    /// What has come and was not made anything of yet.
+    input: BytesMut,
     /// The slot that the app's worker occupies until it has hung up, and how long that is waited for.
     slot: Option<(Lease, Duration)>,
 }
 
+/// What is still to be given of the request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
-    InUse,
-    /// The exchange is over, and the connection is not to be kept.
-    Ended,
-    /// Pingora asked whether we are idle, and has done nothing since.
-    Asked,
-    /// The server takes no more: what is written from now on goes nowhere, and its answer is still waited for.
-    Unheard,
-    /// The end of the stream or an error was met, or we were told to end it. It stays so.
-    Over,
+enum Body {
+    Whole,
+    /// So many bytes.
+    Length(u64),
+    Chunked,
+}
+
+/// What has become of a wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Came {
+    /// The server took some of what was kept.
+    Taken,
+    /// There is something to make pieces of.
+    Arrived,
+}
+
+/// Why there is no response, or no more of it.
+#[derive(Debug)]
+pub enum Broken {
+    /// The server closed before it said anything.
+    Closed,
+    /// It closed within the head.
+    WithinHead,
+    /// It closed before the body was whole.
+    WithinBody,
+    /// It broke a rule.
+    Malformed(&'static str),
+    Io(io::Error),
+}
+
+impl std::fmt::Display for Broken {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Closed => out.write_str("closed without an answer"),
+            Self::WithinHead => out.write_str("closed within the head"),
+            Self::WithinBody => out.write_str("closed before the body was whole"),
+            Self::Malformed(why) => out.write_str(why),
+            Self::Io(error) => error.fmt(out),
+        }
+    }
+}
+
+/// A connection that speaks another protocol from here on.
+#[derive(Debug)]
+pub struct Upgraded {
+    pub socket: Socket,
+    /// What came behind the head of the 101.
+    pub received: BytesMut,
 }
 
 impl UpstreamStream {
@@ -107,23 +130,19 @@ impl UpstreamStream {
             pool,
             generation,
             reused,
-            held: BytesMut::new(),
-            holding: false,
-            head_written: false,
-            owed: 0,
-            flow: None,
-            ahead: None,
-            state: State::InUse,
-            judge: None,
-            kept: BytesMut::new(),
-            judged: BytesMut::new(),
-            upgrade: None,
-            switched: None,
+            out: BytesMut::new(),
+            piece: Bytes::new(),
+            body: Body::Whole,
+            unheard: false,
+            over: false,
+            closes: false,
+            response: ResponseReader::new(Expected::default()),
+            input: BytesMut::new(),
             slot: None,
         }
     }
 
-    /// Whether an earlier request was sent over this connection. Pingora itself takes all of ours for new ones.
+    /// Whether an earlier request was sent over this connection.
     #[must_use]
     pub fn is_reused(&self) -> bool {
         self.reused
@@ -135,327 +154,226 @@ impl UpstreamStream {
         self.slot = Some((slot, patience));
     }
 
-    /// Says what response is expected; it is judged by that. An upgrade that the server agrees to goes to `upgrade`.
-    pub fn expect(&mut self, head_only: bool, upgrade: Option<Arc<Upgrade>>) {
-        self.judge = Some(Judge::new(Expected { head_only, upgrade: upgrade.is_some() }));
-        self.upgrade = upgrade;
+    /// Begins with the head of the request; nothing is sent yet. A body that says no length is chunked.
+    pub fn begin(&mut self, request: &RequestHeader, has_body: bool, expected: Expected) {
+        let length = request.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+        self.body = match length {
+            _ if !has_body => Body::Whole,
+            Some(length) => Body::Length(length),
+            None => Body::Chunked,
+        };
+        self.response = ResponseReader::new(expected);
+        self.closes = request.headers.get(CONNECTION).is_some_and(|value| value == "close");
+        put_head(&mut self.out, request, self.body == Body::Chunked);
     }
 
-    /// Says, before anything is written, that the whole body of the request lies ready and has `length` bytes as it
-    /// goes over the wire. The head is then held back until the body, or as much of it as 16 KiB hold, can go out
-    /// with it in one system call; and the connection is not kept unless that many bytes were written. Not for a body
-    /// that is still on its way: the app would wait for the head as long as the client takes. Without this call
-    /// everything is sent as it is written.
+    /// The next piece of the body. Not while it is behind.
+    pub fn give(&mut self, piece: Bytes) {
+        match &mut self.body {
+            Body::Length(left) => *left = left.saturating_sub(piece.len() as u64),
+            Body::Chunked => put_chunk_size(&mut self.out, piece.len()),
+            Body::Whole => {}
+        }
+        if self.body == Body::Length(0) {
+            self.body = Body::Whole;
+        }
+        if self.unheard {
+            self.out.clear();
+        } else if self.body == Body::Chunked {
+            self.out.put_slice(&piece);
+            self.out.put_slice(b"\r\n");
+        } else if piece.len() <= COPY_MAX {
+            self.out.put_slice(&piece);
+        } else {
+            self.piece = piece;
+        }
+    }
+
+    /// The body has come to its end.
+    pub fn give_end(&mut self) {
+        if self.body == Body::Chunked {
+            self.body = Body::Whole;
+            if !self.unheard {
+                self.out.put_slice(b"0\r\n\r\n");
+            }
+        }
+    }
+
+    /// Whether something that was given is still to be sent.
+    #[must_use]
+    pub fn is_behind(&self) -> bool {
+        !self.out.is_empty() || !self.piece.is_empty() || self.socket.as_ref().is_some_and(Socket::has_pending)
+    }
+
+    /// Sends what the socket takes, without waiting.
+    pub async fn send(&mut self) {
+        poll_fn(|cx| {
+            self.send_now(cx);
+            Poll::Ready(())
+        })
+        .await;
+    }
+
+    /// Waits until there is something of the response, and goes on sending meanwhile. At most `at_once` bytes are read. Cancel safe.
     ///
-    /// A wrong length costs no more than the second system call: Pingora flushes once more at the end of each request
-    /// (`v1/client.rs`, `finish_body`), and that flush sends whatever is held. Only a body shorter than its own
-    /// Content-Length is not flushed: then the app has answered without it.
-    pub fn expect_body(&mut self, length: u64) {
-        self.owed = length;
-        self.holding = length > 0;
+    /// # Errors
+    /// The connection ended before the response did, or broke.
+    pub async fn came(&mut self, at_once: usize) -> Result<Came, Broken> {
+        poll_fn(|cx| self.poll_came(cx, at_once)).await
     }
 
-    /// Where the one who gives the body sees how far it got, and ends it.
-    pub fn flow(&mut self) -> Arc<Flow> {
-        self.flow.get_or_insert_default().clone()
+    /// Goes on sending, and never ends: for who waits for something else.
+    pub async fn go_on_sending(&mut self) {
+        poll_fn(|cx| {
+            self.send_now(cx);
+            Poll::<()>::Pending
+        })
+        .await;
     }
 
-    /// Has `ahead` say how far is read.
-    pub fn obey(&mut self, ahead: Arc<ReadAhead>) {
-        self.ahead = Some(ahead);
+    /// The next piece of what has come; none when more is needed.
+    ///
+    /// # Errors
+    /// The response breaks the rules.
+    pub fn piece(&mut self) -> Result<Option<Piece>, Broken> {
+        self.response.next(&mut self.input).map_err(|Malformed(why)| {
+            self.over = true;
+            Broken::Malformed(why)
+        })
     }
 
-    /// Whoever goes on using the stream was not the pool that asked.
-    fn use_on(&mut self) {
-        if self.state == State::Asked {
-            self.state = State::InUse;
-        }
-    }
-
-    /// Whether `len` more bytes are to wait.
-    fn holds(&self, len: usize) -> bool {
-        self.holding && self.held.len() + len <= HELD
-    }
-
-    fn hold(&mut self, bytes: &[u8]) {
-        if self.held.capacity() == 0 {
-            let body = usize::try_from(self.owed).unwrap_or(HELD);
-            self.held.reserve(bytes.len().saturating_add(body).min(HELD));
-        }
-        self.held.extend_from_slice(bytes);
-        self.record_written(bytes.len());
-    }
-
-    fn record_written(&mut self, len: usize) {
-        if self.head_written {
-            self.owed = self.owed.saturating_sub(len as u64);
-            self.holding &= self.owed > 0;
-        }
-    }
-
-    /// Sends what is held and then `bytes`, of which it returns how much was taken. Ready with 0 only when `bytes` is
-    /// empty.
-    fn poll_send(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let Some(socket) = self.socket.as_mut() else { return Poll::Ready(Err(io::ErrorKind::NotConnected.into())) };
-        while !self.held.is_empty() {
-            let both = [IoSlice::new(&self.held), IoSlice::new(bytes)];
-            let sent = ready!(Pin::new(&mut *socket).poll_write_vectored(cx, &both))?;
-            if sent == 0 {
-                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-            }
-            let of_held = sent.min(self.held.len());
-            self.held.advance(of_held);
-            if sent > of_held {
-                return Poll::Ready(Ok(sent - of_held));
-            }
-        }
-        if bytes.is_empty() {
-            // TLS keeps what it has encrypted and the socket has not taken.
-            return Pin::new(socket).poll_flush(cx).map_ok(|()| 0);
-        }
-        Pin::new(socket).poll_write(cx, bytes)
-    }
-
-    /// How much of `bytes` was taken. A write never waits: what the socket does not take is kept, and sent by whoever reads. Nor does
-    /// it fail: an app that takes no more may have answered all the same.
-    fn taken(&mut self, sent: &Poll<io::Result<usize>>, bytes: &[u8]) -> usize {
-        match sent {
-            Poll::Ready(Ok(sent)) => {
-                // Whatever was kept went out before it.
-                self.flow.iter().for_each(|flow| flow.catch_up());
-                return *sent;
-            }
-            Poll::Ready(Err(_)) => self.stop_sending(),
-            Poll::Pending => {
-                self.held.extend_from_slice(bytes);
-                self.flow.iter().for_each(|flow| flow.fall_behind());
-            }
-        }
-        bytes.len()
-    }
-
-    /// Whether something that was written is still to be sent.
-    fn has_pending(&self) -> bool {
-        !self.held.is_empty() || self.socket.as_ref().is_some_and(Socket::has_pending)
-    }
-
-    fn stop_sending(&mut self) {
-        self.state = State::Unheard;
-        self.held.clear();
-        self.flow.iter().for_each(|flow| flow.catch_up());
-    }
-
-    /// Goes on sending what a full socket left over; whoever reads must not wait for an answer to what was never sent.
-    fn send_rest(&mut self, cx: &mut Context<'_>) {
-        if self.holding || !self.has_pending() {
-            return;
-        }
-        let before = self.held.len();
-        let sent = self.poll_send(cx, &[]);
-        let moved = before - self.held.len();
-        if matches!(sent, Poll::Ready(Err(_))) {
-            return self.stop_sending();
-        }
-        let Some(flow) = &self.flow else { return };
-        flow.record_moved(moved);
-        if sent.is_ready() {
-            flow.catch_up();
-        }
-    }
-
-    /// Sends nothing more where the request was given up. The server hears that nothing more comes, and may still answer.
-    fn heed(&mut self, cx: &mut Context<'_>) {
-        if self.state == State::InUse && self.flow.as_ref().is_some_and(|flow| flow.poll_given_up(cx)) {
+    /// Nothing more will be given of a request that is not whole. The server hears it, or it would wait for the rest for ever, and may
+    /// still answer.
+    pub fn give_up(&mut self) {
+        if self.body != Body::Whole || self.is_behind() {
             self.socket.iter_mut().for_each(Socket::half_close);
             self.stop_sending();
         }
     }
-}
 
-impl UpstreamStream {
-    /// Reads no more than the session says.
-    fn poll_judged(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let room = match &self.ahead {
-            Some(ahead) => ready!(ahead.poll_room(cx, buf.remaining())),
-            None => buf.remaining(),
-        };
-        let before = buf.filled().len();
-        let read = if room < buf.remaining() {
-            let mut part = ReadBuf::new(buf.initialize_unfilled_to(room));
-            let read = self.poll_response(cx, &mut part);
-            let count = part.filled().len();
-            buf.advance(count);
-            read
+    /// What is left when the server has switched protocols.
+    #[must_use]
+    pub fn into_upgraded(mut self) -> Option<Upgraded> {
+        let received = std::mem::take(&mut self.input);
+        self.socket.take().map(|socket| Upgraded { socket, received })
+    }
+
+    fn stop_sending(&mut self) {
+        self.unheard = true;
+        self.out.clear();
+        self.piece.clear();
+    }
+
+    /// How much was sent.
+    fn send_now(&mut self, cx: &mut Context<'_>) -> usize {
+        let before = self.out.len() + self.piece.len();
+        if let Poll::Ready(Err(_)) = self.poll_send(cx) {
+            self.stop_sending();
+        }
+        before - (self.out.len() + self.piece.len())
+    }
+
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Self { socket: Some(socket), out, piece, .. } = self else { return Poll::Ready(Ok(())) };
+        let mut socket = Pin::new(socket);
+        while !(out.is_empty() && piece.is_empty()) {
+            let sent = match (out.is_empty(), piece.is_empty()) {
+                // The system asks less of one piece than of a list of pieces.
+                (_, true) => ready!(socket.as_mut().poll_write(cx, out))?,
+                (true, _) => ready!(socket.as_mut().poll_write(cx, piece))?,
+                _ => ready!(socket.as_mut().poll_write_vectored(cx, &[IoSlice::new(out), IoSlice::new(piece)]))?,
+            };
+            if sent == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            let from_out = sent.min(out.len());
+            out.advance(from_out);
+            piece.advance(sent - from_out);
+        }
+        out.clear();
+        // TLS keeps what it has encrypted and the socket has not taken.
+        socket.poll_flush(cx)
+    }
+
+    fn poll_came(&mut self, cx: &mut Context<'_>, at_once: usize) -> Poll<Result<Came, Broken>> {
+        if self.is_behind() {
+            let sent = self.send_now(cx);
+            if sent > 0 || !self.is_behind() {
+                return Poll::Ready(Ok(Came::Taken));
+            }
+        }
+        let at_once = if self.response.awaits_head() { at_once.min(HEAD_READ) } else { at_once };
+        // With one byte more than is to come, a whole body leaves the socket known to be empty.
+        let wanted = self.response.announced().and_then(|left| usize::try_from(left).ok()).map(|left| left + 1);
+        let at_once = at_once.min(wanted.unwrap_or(at_once));
+        let Self { socket: Some(socket), input, .. } = self else { return Poll::Ready(Err(Broken::Closed)) };
+        match ready!(socket.poll_read_into(cx, input, at_once)) {
+            Ok(1..) => Poll::Ready(Ok(Came::Arrived)),
+            Ok(0) => Poll::Ready(self.ended()),
+            // Before a response begins, TLS that ends without a word is a connection that was closed while idle.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof && !self.has_begun() => {
+                Poll::Ready(self.ended())
+            }
+            Err(error) => {
+                self.over = true;
+                Poll::Ready(Err(Broken::Io(error)))
+            }
+        }
+    }
+
+    /// Whether anything has come of a response.
+    fn has_begun(&self) -> bool {
+        self.response.has_begun() || !self.input.is_empty()
+    }
+
+    /// The connection has ended.
+    fn ended(&mut self) -> Result<Came, Broken> {
+        self.over = true;
+        if self.response.end_with_connection() {
+            Ok(Came::Arrived)
+        } else if !self.response.awaits_head() {
+            Err(Broken::WithinBody)
+        } else if self.has_begun() {
+            Err(Broken::WithinHead)
         } else {
-            self.poll_response(cx, buf)
-        };
-        if let Some(ahead) = &self.ahead {
-            ahead.record_read(buf.filled().len() - before);
+            Err(Broken::Closed)
         }
-        read
     }
 
-    /// Reads what belongs to the response. Usually a head comes whole: it is judged where it lies.
-    fn poll_response(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let Self { socket: Some(socket), judge, kept, judged, .. } = self else { return Poll::Ready(Ok(())) };
-        let Some(judge) = judge else { return Pin::new(socket).poll_read(cx, buf) };
-        while judged.is_empty() {
-            let before = buf.filled().len();
-            let verdict = if kept.is_empty() {
-                let read = ready!(Pin::new(&mut *socket).poll_read(cx, buf));
-                if let Err(error) = read {
-                    // Before a response begins, TLS that ends without a word is a connection that was closed while idle.
-                    let is_end = error.kind() == io::ErrorKind::UnexpectedEof && !judge.has_begun();
-                    return Poll::Ready(if is_end { Ok(()) } else { Err(error) });
-                }
-                let arrived = buf.filled().get(before..).unwrap_or_default();
-                if arrived.is_empty() {
-                    return Poll::Ready(Ok(()));
-                }
-                let verdict = judge.judge(arrived).map_err(malformed)?;
-                if let Verdict::Pass(passed) = verdict {
-                    if let Some(rest) = arrived.get(passed..).filter(|rest| !rest.is_empty()) {
-                        kept.extend_from_slice(rest);
-                        buf.set_filled(before + passed);
-                    }
-                    return Poll::Ready(Ok(()));
-                }
-                kept.extend_from_slice(arrived);
-                buf.set_filled(before);
-                verdict
-            } else if judge.is_done() {
-                // What stands behind the response is nobody's.
-                return Poll::Ready(Ok(()));
-            } else {
-                if ready!(poll_append(socket, cx, kept))? == 0 {
-                    return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
-                }
-                judge.judge(kept).map_err(malformed)?
-            };
-            match verdict {
-                Verdict::Wait => {}
-                Verdict::Pass(passed) => *judged = kept.split_to(passed),
-                Verdict::Switched(head, switched) => {
-                    kept.advance(head);
-                    self.switched = Some(switched);
-                    self.upgrade.iter().for_each(|upgrade| upgrade.note());
-                    return Poll::Ready(Err(io::Error::other("the connection was upgraded")));
-                }
-            }
-        }
-        let given = judged.len().min(buf.remaining());
-        buf.put_slice(&judged.split_to(given));
-        Poll::Ready(Ok(()))
-    }
-
-    /// Whether the response came to its end, and nothing stands behind it.
-    fn is_clean(&self) -> bool {
-        self.kept.is_empty() && self.judged.is_empty() && self.judge.as_ref().is_none_or(Judge::is_clean)
+    /// Whether another request may be sent over the connection.
+    fn is_reusable(&self) -> bool {
+        self.response.is_reusable()
+            && self.input.is_empty()
+            && self.body == Body::Whole
+            && !(self.closes || self.unheard || self.is_behind())
     }
 }
 
-/// Reads more of what has begun.
-fn poll_append(socket: &mut Socket, cx: &mut Context<'_>, to: &mut BytesMut) -> Poll<io::Result<usize>> {
-    let mut piece = [0; PIECE];
-    let mut read = ReadBuf::new(&mut piece);
-    ready!(Pin::new(socket).poll_read(cx, &mut read))?;
-    to.extend_from_slice(read.filled());
-    Poll::Ready(Ok(read.filled().len()))
-}
-
-fn malformed(malformed: Malformed) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, malformed.0)
-}
-
-impl AsyncRead for UpstreamStream {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        // Pingora's question, see the head of this file; answered with "closed".
-        if buf.capacity() == 1 {
-            this.state = match this.state {
-                State::InUse => State::Asked,
-                State::Unheard => State::Ended,
-                other => other,
-            };
-            return Poll::Ready(Ok(()));
-        }
-        this.use_on();
-        this.heed(cx);
-        this.send_rest(cx);
-        let before = buf.filled().len();
-        let result = ready!(this.poll_judged(cx, buf));
-        if result.is_err() || buf.filled().len() == before {
-            this.state = State::Over;
-        }
-        Poll::Ready(result)
+/// The head of a request as it goes over the wire.
+fn put_head(out: &mut BytesMut, request: &RequestHeader, chunked: bool) {
+    out.reserve(1024);
+    out.put_slice(request.method.as_str().as_bytes());
+    out.put_u8(b' ');
+    out.put_slice(request.raw_path());
+    out.put_slice(b" HTTP/1.1\r\n");
+    request.header_to_h1_wire(out);
+    if chunked {
+        out.put_slice(b"Transfer-Encoding: chunked\r\n");
     }
-}
-
-impl AsyncWrite for UpstreamStream {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        this.use_on();
-        this.heed(cx);
-        if this.state == State::Unheard {
-            this.record_written(bytes.len());
-            return Poll::Ready(Ok(bytes.len()));
-        }
-        if this.holds(bytes.len()) {
-            this.hold(bytes);
-            return Poll::Ready(Ok(bytes.len()));
-        }
-        this.holding = false;
-        let sent = this.poll_send(cx, bytes);
-        let taken = this.taken(&sent, bytes);
-        this.record_written(taken);
-        Poll::Ready(Ok(taken))
-    }
-
-    /// The flush at the end of the head is the one that is not obeyed while a body is expected. It cannot leave
-    /// anybody waiting: the body lies ready, and what follows it is another flush.
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        if !this.head_written {
-            this.head_written = true;
-            if this.holding {
-                return Poll::Ready(Ok(()));
-            }
-        }
-        this.holding = false;
-        let sent = this.poll_send(cx, &[]);
-        this.taken(&sent, &[]);
-        Poll::Ready(Ok(()))
-    }
-
-    /// Pingora calls this when an exchange is over whose connection is not to be kept, and drops it next (`v1/client.rs`, `reuse`).
-    /// Closing is left to that. What is held is not sent any more: the exchange would hang on an app that reads no more.
-    fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        if this.state != State::Over {
-            this.state = State::Ended;
-        }
-        Poll::Ready(Ok(()))
-    }
+    out.put_slice(b"\r\n");
 }
 
 impl Drop for UpstreamStream {
     fn drop(&mut self) {
-        let has_pending = self.has_pending();
+        let is_reusable = self.is_reusable();
         let Some(socket) = self.socket.take() else { return };
-        if let (Some(switched), Some(upgrade)) = (self.switched.take(), &self.upgrade) {
-            let received = std::mem::take(&mut self.kept);
-            return upgrade.fill(Upgraded { socket, received, fields: switched.fields });
+        if self.over || !self.response.is_done() {
+            return;
         }
-        match self.state {
-            State::Asked if self.owed == 0 && !has_pending && self.is_clean() => {
-                self.pool.put(socket, self.tls.take(), self.generation);
-            }
-            State::Asked | State::Ended => hang_on(socket, self.slot.take()),
-            // The answer came before the request was sent to its end.
-            State::InUse | State::Unheard if self.flow.as_ref().is_some_and(|flow| flow.is_given_up()) => {
-                hang_on(socket, self.slot.take());
-            }
-            State::InUse | State::Unheard | State::Over => {}
+        if is_reusable {
+            self.pool.put(socket, self.tls.take(), self.generation);
+        } else {
+            hang_on(socket, self.slot.take());
         }
     }
 }
@@ -472,13 +390,6 @@ fn hang_on(mut socket: Socket, slot: Option<(Lease, Duration)>) {
         let _ = tokio::time::timeout(patience, socket.news()).await;
         drop((socket, slot));
     });
-}
-
-impl VirtualSocket for UpstreamStream {
-    /// Ours were set when the connection was made.
-    fn set_socket_option(&self, _option: VirtualSockOpt) -> io::Result<()> {
-        Ok(())
-    }
 }
 
 #[cfg(test)]

@@ -5,9 +5,9 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version, header};
 use pingora_http::RequestHeader;
 
-use super::{Dropped, Head, HeadSize, bad_host, framing, malformed, trim};
-use crate::edge::body::BodyReader;
-use crate::header::grammar::is_token_byte;
+use super::{Dropped, Head, HeadSize, bad_host, framing, malformed};
+use crate::framing::BodyReader;
+use crate::header::grammar::{is_token_byte, trim_space};
 use crate::header::hop_by_hop::{ConnectionOptions, listed_fields};
 use crate::header::request_hygiene::{FieldKind, classify};
 use crate::proxy::rejection::{Reason, Rejection};
@@ -52,7 +52,7 @@ impl Fields {
     pub(super) fn take(&mut self, head: &Bytes, line: &[u8]) -> Result<(), Rejection> {
         let colon = memchr::memchr(b':', line).ok_or_else(|| malformed("field line without a colon"))?;
         let (name, value) = line.split_at_checked(colon).unwrap_or_default();
-        let value = trim(value.get(1..).unwrap_or_default());
+        let value = trim_space(value.get(1..).unwrap_or_default());
         // Validates as RFC 9110 section 5.5: no control bytes but tab.
         let value =
             HeaderValue::from_maybe_shared(head.slice_ref(value)).map_err(|_| malformed("invalid field value"))?;

@@ -24,13 +24,13 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::edge::alarm::{Alarm, deadline_in};
-use crate::edge::body::BodyReader;
-use crate::edge::connection::{Engine, LEAVING_PATIENCE};
+use crate::edge::connection::{Gateway, LEAVING_PATIENCE};
 use crate::edge::exchange::{Accepted, ConnectionFacts, Exchange};
 use crate::edge::head::HeadLimits;
 use crate::edge::http2::stream::Stream;
 use crate::edge::http2::watched::{Link, Trouble, Watch};
 use crate::edge::session::Session;
+use crate::framing::BodyReader;
 use crate::observe::metrics::{OpenConnection, Refusal};
 use crate::state::Conversation;
 use crate::tls::peer::Server;
@@ -104,12 +104,11 @@ enum Ending {
 pub async fn serve(
     stream: Box<TlsStream<Server>>,
     facts: Arc<ConnectionFacts>,
-    engine: Engine,
+    gateway: Gateway,
     open: OpenConnection,
     conversation: Conversation,
 ) {
-    let engine = Arc::new(engine);
-    let snapshot = engine.snapshot();
+    let snapshot = gateway.snapshot();
     let client = &snapshot.config.client;
     let watch = Watch::new(stream);
     let mut settings = Builder::new();
@@ -120,7 +119,7 @@ pub async fn serve(
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buffer_size(SEND_BUFFER)
         .max_local_error_reset_streams(Some(RESETS_MAX));
-    let mut draining = engine.draining.clone();
+    let mut draining = gateway.draining.clone();
     let leaving = async {
         let _ = draining.wait_for(|draining| *draining).await;
         sleep(LEAVING_PATIENCE).await;
@@ -137,7 +136,7 @@ pub async fn serve(
         connection,
         watch,
         facts,
-        engine,
+        gateway,
         open,
         live: Arc::default(),
         asked: false,
@@ -152,7 +151,7 @@ struct Driver {
     connection: Connection,
     watch: Arc<Watch>,
     facts: Arc<ConnectionFacts>,
-    engine: Arc<Engine>,
+    gateway: Gateway,
     open: OpenConnection,
     live: Arc<Live>,
     /// There was a request.
@@ -166,8 +165,8 @@ struct Driver {
 
 impl Driver {
     async fn run(mut self) {
-        let mut draining = self.engine.draining.clone();
-        let mut reloads = self.engine.shared.reload_watch();
+        let mut draining = self.gateway.draining.clone();
+        let mut reloads = self.gateway.shared.reload_watch();
         let mut leave = pin!(async move {
             tokio::select! {
                 _ = draining.wait_for(|draining| *draining) => {}
@@ -261,7 +260,7 @@ impl Driver {
 
     /// When somebody has had enough time.
     fn deadline(&self, busy: bool) -> Instant {
-        let snapshot = self.engine.current.load();
+        let snapshot = self.gateway.current.load();
         let client = &snapshot.config.client;
         let far = deadline_in(Duration::MAX);
         if self.watch.lingers() {
@@ -290,7 +289,7 @@ impl Driver {
         if self.is_cut() {
             return Some(Event::Over);
         }
-        let snapshot = self.engine.current.load();
+        let snapshot = self.gateway.current.load();
         let client = &snapshot.config.client;
         let trouble = self.watch.silence(client.header_timeout, client.write_idle_timeout);
         Some(Event::Trouble(trouble.unwrap_or(Trouble::Idle)))
@@ -322,11 +321,11 @@ impl Driver {
         self.live.count.fetch_add(1, Relaxed);
         let live = LiveRequest(self.live.clone());
         let session = self.open_session(request, respond);
-        let (engine, watch, exchange) = (self.engine.clone(), self.watch.clone(), session.exchange().clone());
+        let (watch, exchange) = (self.watch.clone(), session.exchange().clone());
         let held = (live, self.conversation.clone());
         tokio::spawn(async move {
             let _held = held;
-            crate::proxy::serve(&engine, session, &mut Arc::default()).await;
+            crate::proxy::serve(session).await;
             if !exchange.outcome.client_gone() {
                 watch.answered();
             }
@@ -334,7 +333,7 @@ impl Driver {
     }
 
     fn open_session(&self, request: Request<RecvStream>, respond: SendResponse<Bytes>) -> Box<Session> {
-        let (started, snapshot) = (std::time::Instant::now(), self.engine.snapshot());
+        let (started, snapshot) = (std::time::Instant::now(), self.gateway.snapshot());
         let (parts, receive) = request.into_parts();
         let limits = HeadLimits::from(&snapshot.config.client);
         let (mut exchange, accepted) = match request::head(parts, receive.is_end_stream(), &limits) {

@@ -6,11 +6,11 @@ use http::request::Parts;
 use http::{HeaderValue, Method, Version, header};
 use pingora_http::RequestHeader;
 
-use crate::edge::body::BodyReader;
 use crate::edge::head::{
     Fields, Head, HeadLimits, HeadSize, bad_host, check_method, escape, joined_cookies, malformed, parse_target,
     too_large,
 };
+use crate::framing::BodyReader;
 use crate::proxy::rejection::{Reason, Rejection};
 
 /// What stands around a field line: `: ` and CRLF.

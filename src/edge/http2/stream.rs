@@ -14,9 +14,9 @@ use h2::{Reason, RecvStream, SendStream};
 use http::{HeaderValue, Response, StatusCode, Version, header};
 use pingora_http::ResponseHeader;
 
-use crate::edge::body::Step;
 use crate::edge::http2::Live;
 use crate::edge::response_writer::{date, nominated};
+use crate::framing::Step;
 use crate::header::hop_by_hop::is_hop_by_hop_response;
 
 /// What is given to the library at once.

@@ -1,23 +1,19 @@
 //! The request body: taken from the client under its limits, and handed on to the app, at once or once it is whole.
 
-use std::future::poll_fn;
-use std::sync::Arc;
-
 use bytes::{Bytes, BytesMut};
 use http::header;
-use pingora_error::{ErrorType, Result};
+use pingora_error::{Error, ErrorType, Result};
 use tokio::task::yield_now;
 use tokio::time::Instant;
 
 use crate::edge::alarm::{NEVER, deadline_in};
-use crate::edge::body::Step;
 use crate::edge::session::reply::slowest;
 use crate::edge::session::wait::{AHEAD_READ, Event};
 use crate::edge::session::wire::Wire;
 use crate::edge::session::{BODY_READ, Session};
+use crate::framing::Step;
 use crate::proxy::rejection::{Reason, Rejection};
 use crate::spool::{Full, Keep, Spooled};
-use crate::upstream::flow::Flow;
 
 impl Session {
     /// Receives the whole body, so that no worker has to wait for it. Afterwards the request says its length.
@@ -65,19 +61,10 @@ impl Session {
         Ok(())
     }
 
-    /// The connection that is to take the body says in `flow` whether it can.
-    pub fn hand_on_to(&mut self, flow: Arc<Flow>) {
-        self.flow = Some(flow);
-    }
-
     /// Makes the session ready for another exchange with the app, or the first.
     pub fn rewind(&mut self) {
         self.app_wait = None;
-        self.flow = None;
-        self.ahead = None;
-        self.gave = false;
         self.app_late = false;
-        self.stalled = None;
         if let Some(spooled) = &mut self.spooled {
             spooled.rewind();
         }
@@ -95,68 +82,28 @@ impl Session {
     }
 
     /// Whether the app is to be told of a body at all.
-    pub(super) fn has_no_body(&self) -> bool {
+    #[must_use]
+    pub fn has_no_body(&self) -> bool {
         !self.exchange.has_body || self.spooled.as_ref().is_some_and(|spooled| spooled.is_empty())
     }
 
     /// Whether the app has been given the whole body, as far as the session can tell.
-    pub(super) fn is_handed_on(&self) -> bool {
+    #[must_use]
+    pub fn is_handed_on(&self) -> bool {
         match &self.spooled {
             Some(spooled) => spooled.unread() == 0,
             None => self.wire.is_received(),
         }
     }
 
-    /// Waits until the connection has sent all it was given of the body. Cancel safe.
-    async fn caught_up(&mut self) -> Result<()> {
-        if std::mem::take(&mut self.gave) {
-            // What was given lies in the pipe to the connection. Were that full when the last piece is in it, Pingora would ask the
-            // session for nothing more, and not hear it (pingora-proxy 0.9.1 `proxy_h1.rs`, `proxy_handle_downstream`).
-            yield_now().await;
-        }
-        while let Some(flow) = self.flow.clone().filter(|flow| flow.is_behind()) {
-            let moved = flow.moved();
-            let since = match self.stalled {
-                Some((since, seen)) if seen == moved => since,
-                _ => Instant::now(),
-            };
-            self.stalled = Some((since, moved));
-            let patience = self.exchange.control.upstream_patience(self.response.is_some());
-            tokio::select! {
-                biased;
-                () = poll_fn(|cx| flow.poll_caught_up(cx)) => {}
-                watched = self.watch(since + patience.min(NEVER)) => {
-                    watched?;
-                    if flow.moved() == moved {
-                        return self.app_is_late().await;
-                    }
-                }
-            }
-        }
-        self.stalled = None;
-        Ok(())
-    }
-
-    /// The next piece for the app; none when it has answered without it. Cancel safe.
-    pub(super) async fn body_for_app(&mut self) -> Result<Option<Bytes>> {
-        if self.ended {
-            if let Some(flow) = self.flow.as_ref().filter(|_| !self.is_handed_on()) {
-                // What the app has got of it must not be given an end.
-                flow.give_up();
-            }
-            return Ok(None);
-        }
-        self.caught_up().await?;
-        let Some(spooled) = &mut self.spooled else {
-            let piece = self.next_body().await?;
-            self.gave = true;
-            return Ok(piece);
-        };
+    /// The next piece for the app; none at the end. Cancel safe.
+    ///
+    /// # Errors
+    /// The body breaks a rule or a limit, or cannot be had.
+    pub async fn body_for_app(&mut self) -> Result<Option<Bytes>> {
+        let Some(spooled) = &mut self.spooled else { return self.next_body().await };
         match spooled.next().await {
-            Ok(piece) => {
-                self.gave = true;
-                Ok(piece)
-            }
+            Ok(piece) => Ok(piece),
             Err(error) => {
                 tracing::error!(%error, "a request body cannot be read back from the spool");
                 self.fail(Reason::SpoolFailed, ErrorType::InternalError, "spooled body unreadable")
@@ -241,23 +188,20 @@ impl Session {
         Ok(())
     }
 
-    /// Waits for what ends an exchange from outside: the client leaves, or the app's time is up. Cancel safe.
-    pub(super) async fn idle(&mut self) -> Result<Option<Bytes>> {
-        let patience = self.exchange.control.upstream_patience(self.response.is_some());
-        let deadline = *self.app_wait.get_or_insert_with(Instant::now) + patience.min(NEVER);
-        self.watch(deadline).await?;
-        self.app_is_late().await
-    }
-
-    async fn app_is_late<T>(&mut self) -> Result<T> {
+    /// Waits for what ends an exchange from outside: the client leaves, or the app's time is up. `stalled`: since when the app takes
+    /// nothing of what it is sent; otherwise the time counts from when it was last heard. Cancel safe.
+    pub async fn broken_off(&mut self, stalled: Option<Instant>) -> Box<Error> {
+        let patience = self.exchange.control.upstream_patience(self.response.is_some()).min(NEVER);
+        let since = stalled.unwrap_or_else(|| *self.app_wait.get_or_insert_with(Instant::now));
+        if let Err(left) = self.watch(since + patience).await {
+            return left;
+        }
         // It may be us who are late: what has come meanwhile is read in the first turn, and ends this wait in the second.
         yield_now().await;
         yield_now().await;
-        if let Some(flow) = self.flow.as_ref().filter(|flow| flow.is_behind()) {
-            flow.give_up();
-        }
         self.app_late = true;
-        self.fail(Reason::UpstreamTimeout, ErrorType::ReadTimedout, "the app took too long")
+        self.exchange.outcome.set_fault(Reason::UpstreamTimeout);
+        Error::explain(ErrorType::ReadTimedout, "the app took too long")
     }
 
     /// Waits until `deadline`, unless the client ends the exchange before. Cancel safe.

@@ -5,12 +5,11 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderValue, StatusCode, Version, header};
+use http::{StatusCode, Version};
 use pingora_error::{ErrorType, Result};
 use pingora_http::ResponseHeader;
 use tokio::time::Instant;
@@ -19,49 +18,31 @@ use crate::cache::tap::Passed;
 use crate::config::model::{ClientLimits, MIN_RATE_GRACE};
 use crate::edge::alarm::{NEVER, deadline_in};
 use crate::edge::exchange::Exchange;
-use crate::edge::response_writer::{Framing, Persistence, put_chunk_size, write_head};
+use crate::edge::response_writer::{Framing, Persistence, write_head};
 use crate::edge::session::wait::{AHEAD_READ, Event};
 use crate::edge::session::wire::{Http1, Wire};
 use crate::edge::session::{DRAIN_MAX, Session};
 use crate::edge::transport::poll_once;
+use crate::framing::put_chunk_size;
 use crate::proxy::rejection::Reason;
 use crate::spool::{Full, Keep, Spooled};
-use crate::upstream::read_ahead::ReadAhead;
 
 /// Body chunks up to this size are copied beside the head, so that a small answer is one plain write.
 const COPY_MAX: usize = 4 * 1024;
 
-/// What is read ahead of an app while the session is busy: enough to have something at hand, and of a share of memory a part.
-const AHEAD_LEAST: usize = 4 * 1024;
-const AHEAD_MOST: usize = 128 * 1024;
-const AHEAD_PART: usize = 4;
+/// What is read of an app at once: few system calls, and of a share of memory a part.
+const READ_LEAST: usize = 4 * 1024;
+const READ_MOST: usize = 128 * 1024;
+const READ_PART: usize = 4;
 
 /// How often the task of an HTTP/2 connection gets to send before the backlog takes the rest: enough for all that is read ahead.
 const TURNS: usize = 8;
 
 impl Session {
-    /// Says how far the response is to be read ahead.
-    pub fn read_ahead(&mut self) -> Arc<ReadAhead> {
-        let ahead = self.ahead.get_or_insert_default().clone();
-        ahead.allow(self.ahead_limit());
-        ahead
-    }
-
-    fn ahead_limit(&self) -> usize {
-        (self.wire.memory_share() / AHEAD_PART).clamp(AHEAD_LEAST, AHEAD_MOST)
-    }
-
-    /// The session takes what was read of the response, and passes it on.
-    pub(super) fn taking(&self) {
-        self.ahead.iter().for_each(|ahead| ahead.taking());
-    }
-
-    /// That is done: more may be read.
-    pub(super) fn passed_on(&self) {
-        if let Some(ahead) = &self.ahead {
-            ahead.allow(self.ahead_limit());
-            ahead.passed_on();
-        }
+    /// How much of the response is to be read at once, in bytes.
+    #[must_use]
+    pub fn read_at_once(&self) -> usize {
+        (self.wire.memory_share() / READ_PART).clamp(READ_LEAST, READ_MOST)
     }
 
     /// Takes the head of the answer in; it is written with what follows.
@@ -83,7 +64,6 @@ impl Session {
             Passed::NotModified => response.set_status(StatusCode::NOT_MODIFIED)?,
             Passed::Nothing => return Ok(()),
         }
-        say_length_once(&mut response);
         let Some(framing) = Framing::of(&response, &self.method, self.version) else {
             return self.fail(
                 Reason::UpstreamInvalid,
@@ -137,7 +117,6 @@ impl Session {
     /// The app said something: its time begins anew, for what it says and for what it takes.
     fn record_heard(&mut self) {
         self.app_wait = None;
-        self.stalled = None;
     }
 
     /// Whether nobody wanted the body, and more of it is to come than is read to keep the connection.
@@ -428,20 +407,6 @@ impl Backlog {
 
     fn unread(&self) -> u64 {
         self.piece.len() as u64 + self.spooled.unread()
-    }
-}
-
-/// An app may repeat its Content-Length; Pingora has checked that it says the same each time (RFC 9110 section 8.6).
-fn say_length_once(response: &mut ResponseHeader) {
-    let mut all = response.headers.get_all(header::CONTENT_LENGTH).iter();
-    let Some(first) = all.next().map(HeaderValue::as_bytes) else { return };
-    if all.next().is_none() && !first.contains(&b',') {
-        return;
-    }
-    let once = first.split(|b| *b == b',').next().unwrap_or_default().trim_ascii();
-    if let Ok(once) = HeaderValue::from_bytes(once) {
-        // Cannot fail for a name and a value that are valid already.
-        let _ = response.insert_header(header::CONTENT_LENGTH, once);
     }
 }
 

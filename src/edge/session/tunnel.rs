@@ -19,7 +19,7 @@ use crate::edge::session::Session;
 use crate::edge::session::wire::{Http1, Wire};
 use crate::edge::transport::Transport;
 use crate::upstream::socket::Socket;
-use crate::upstream::upgrade::Upgraded;
+use crate::upstream::stream::Upgraded;
 
 /// What is read one way before the other way has its turn.
 const IN_A_ROW: usize = 16;

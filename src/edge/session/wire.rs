@@ -8,9 +8,9 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
 
-use crate::edge::body::{BodyReader, Malformed, Step};
 use crate::edge::connection::Connection;
 use crate::edge::http2::stream::Stream;
+use crate::framing::{BodyReader, Malformed, Step};
 
 /// Bytes that a client may send ahead of its turn; more waits in the kernel.
 const PIPELINED_MAX: usize = 16 * 1024;

@@ -9,7 +9,6 @@ use tokio::time::Instant;
 use super::elsewhere::{self, Asked};
 use super::turn::prepare;
 use crate::cache::collapse::{Fetched, Turn};
-use crate::edge::connection::Engine;
 use crate::edge::exchange::Accepted;
 use crate::edge::session::Session;
 use crate::header::trace::TRACEPARENT;
@@ -17,7 +16,7 @@ use crate::proxy::context::Active;
 use crate::proxy::fetch;
 
 /// Begins it, unless one is under way. What the client's request has of a place in the queue goes with it.
-pub fn begin(engine: &Engine, request: &RequestHeader, active: &mut Active) {
+pub fn begin(request: &RequestHeader, active: &mut Active) {
     let Some(visit) = active.visit.as_deref_mut() else { return };
     let own_lead = visit.fetch.as_deref_mut().and_then(|fetch| fetch.lead.take());
     let lead = own_lead.or_else(|| match active.exchange.snapshot.shared.cache.fetches.turn(&visit.lead_key()) {
@@ -39,14 +38,13 @@ pub fn begin(engine: &Engine, request: &RequestHeader, active: &mut Active) {
         let _ = request.insert_header(TRACEPARENT, active.trace.at(steps.server).field());
     }
     let session = Box::new(Session::for_nobody(exchange, Accepted::for_nobody(request)));
-    let engine = engine.clone();
     tokio::spawn(async move {
         let (mut session, mut active) = (session, refresh);
         if !is_needed(&mut active).await {
             return;
         }
         prepare(&mut session, &mut active);
-        let (_session, active) = fetch(&engine, session, active, &mut Arc::default()).await;
+        fetch(&mut session, &mut active).await;
         if let Some(rejection) = &active.rejection {
             let (reason, detail) = (rejection.reason.word(), &*rejection.detail);
             tracing::debug!(reason, detail, "a kept answer could not be refreshed");

@@ -13,7 +13,6 @@ use crate::cache::entry::Entry;
 use crate::cache::memory::{Key, Look};
 use crate::cache::policy::Use;
 use crate::cache::{conditional, now};
-use crate::edge::connection::Engine;
 use crate::edge::session::Session;
 use crate::observe::metrics::CacheResult;
 use crate::proxy::context::Active;
@@ -33,7 +32,7 @@ pub enum Next {
 }
 
 /// Waits for another's fetch, or prepares one of its own.
-pub async fn turn(engine: &Engine, session: &mut Session, active: &mut Active) -> Next {
+pub async fn turn(session: &mut Session, active: &mut Active) -> Next {
     let Some(visit) = active.visit.as_deref_mut() else { return Next::Fetch };
     if !matches!(visit.way, Way::ForAll | Way::AsIs) {
         return Next::Fetch;
@@ -55,7 +54,7 @@ pub async fn turn(engine: &Engine, session: &mut Session, active: &mut Active) -
                 visit.result = CacheResult::Stale;
                 let entry = entry.clone();
                 if refresh {
-                    refresh::begin(engine, session.request(), active);
+                    refresh::begin(session.request(), active);
                 }
                 return Next::Answer(entry);
             }

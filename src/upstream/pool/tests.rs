@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
+use pingora_http::RequestHeader;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::time::sleep;
 
 use super::*;
+use crate::upstream::response_reader::Expected;
+use crate::upstream::rig::exchange;
 
 const SECOND: Duration = Duration::from_secs(1);
 const LEARNED: Keepalive = Keepalive::Learned { start: SECOND };
@@ -17,15 +20,28 @@ fn connection(pool: &Arc<Pool>) -> (UpstreamStream, UnixStream) {
     (pool.wrap(Socket::Plain(crate::net::Plain::Unix(ours)), None), theirs)
 }
 
-/// Ends an exchange as Pingora does when the connection may be kept.
-async fn give_back(mut stream: UpstreamStream) {
-    assert_eq!(stream.read(&mut [0; 1]).await.unwrap(), 0);
+/// Has an exchange with the server, after which the connection may be kept.
+async fn give_back(mut stream: UpstreamStream, theirs: &mut UnixStream) {
+    let answered = exchange(&mut stream, "/", async || {
+        read_request(theirs).await.unwrap();
+        theirs.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
+    });
+    assert_eq!(answered.await.0, 204);
+}
+
+/// The path that is asked for.
+async fn read_request(theirs: &mut UnixStream) -> std::io::Result<String> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(theirs.read_u8().await?);
+    }
+    Ok(String::from_utf8(head).unwrap().split(' ').nth(1).unwrap().to_owned())
 }
 
 /// A connection of which an exchange has ended.
 async fn idle(pool: &Arc<Pool>) -> UnixStream {
-    let (stream, theirs) = connection(pool);
-    give_back(stream).await;
+    let (stream, mut theirs) = connection(pool);
+    give_back(stream, &mut theirs).await;
     theirs
 }
 
@@ -43,10 +59,9 @@ async fn settle() {
 
 /// Whether the two are ends of one connection.
 async fn is_joined(stream: &mut UpstreamStream, theirs: &mut UnixStream) -> bool {
-    stream.write_all(b"?").await.unwrap();
-    stream.flush().await.unwrap();
-    let mut byte = [0];
-    tokio::time::timeout(SECOND, theirs.read_exact(&mut byte)).await.is_ok_and(|read| read.is_ok())
+    stream.begin(&RequestHeader::build_no_case("GET", b"/", None).unwrap(), false, Expected::default());
+    stream.send().await;
+    tokio::time::timeout(SECOND, read_request(theirs)).await.is_ok_and(|read| read.is_ok())
 }
 
 #[tokio::test(start_paused = true)]
@@ -61,18 +76,11 @@ async fn the_one_that_came_back_first_is_used_first() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stream_that_was_not_asked_for_is_closed() {
+async fn a_stream_without_an_exchange_is_closed() {
     let pool = Pool::new(Keepalive::Fixed(SECOND), None);
     let (stream, theirs) = connection(&pool);
     drop(stream);
     assert!(is_closed(&theirs) && pool.idle() == 0);
-    // Used again after the question: whoever asked was not the pool.
-    let (mut stream, theirs) = connection(&pool);
-    assert_eq!(stream.read(&mut [0; 1]).await.unwrap(), 0);
-    stream.write_all(b"more").await.unwrap();
-    drop(stream);
-    assert_eq!(pool.idle(), 0);
-    drop(theirs);
 }
 
 #[tokio::test(start_paused = true)]
@@ -123,8 +131,8 @@ async fn no_more_are_idle_than_the_capacity() {
         streams.push(stream);
         servers.push(theirs);
     }
-    for stream in streams {
-        give_back(stream).await;
+    for (stream, theirs) in streams.into_iter().zip(&mut servers) {
+        give_back(stream, theirs).await;
     }
     assert_eq!(pool.idle(), 2);
     assert!(is_closed(&servers[2]));
@@ -146,11 +154,11 @@ async fn no_more_are_idle_than_the_capacity() {
 #[tokio::test(start_paused = true)]
 async fn clearing_closes_what_is_idle_and_keeps_nothing_that_is_in_use() {
     let pool = Pool::new(Keepalive::Fixed(SECOND), None);
-    let (in_use, used) = connection(&pool);
+    let (in_use, mut used) = connection(&pool);
     let waiting = idle(&pool).await;
     pool.clear();
     assert!(is_closed(&waiting) && pool.idle() == 0);
-    give_back(in_use).await;
+    give_back(in_use, &mut used).await;
     assert!(is_closed(&used) && pool.idle() == 0);
     let fresh = idle(&pool).await;
     assert!(!is_closed(&fresh) && pool.idle() == 1);
@@ -253,13 +261,10 @@ async fn a_watched_connection_makes_room() {
 async fn a_server_that_closes_at_once_is_not_kept() {
     let pool = Pool::new(LEARNED, None);
     for _ in 0..12 {
-        let (stream, theirs) = connection(&pool);
-        let closing = tokio::spawn(async move {
-            sleep(Duration::from_millis(2)).await;
-            drop(theirs);
-        });
-        give_back(stream).await;
-        closing.await.unwrap();
+        let (stream, mut theirs) = connection(&pool);
+        give_back(stream, &mut theirs).await;
+        sleep(Duration::from_millis(2)).await;
+        drop(theirs);
         sleep(SECOND * 2 / 3).await;
         drop(pool.take(None));
         sleep(Duration::from_millis(5)).await;
@@ -302,18 +307,17 @@ async fn nothing_is_lost_or_used_twice_under_contention() {
                     let open = open.clone();
                     open.fetch_add(1, Relaxed);
                     tokio::spawn(async move {
-                        let mut buf = [0; 8];
-                        while theirs.read_exact(&mut buf).await.is_ok() && theirs.write_all(&buf).await.is_ok() {}
+                        while let Ok(path) = read_request(&mut theirs).await {
+                            let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{path}", path.len());
+                            theirs.write_all(answer.as_bytes()).await.unwrap();
+                        }
                         open.fetch_sub(1, Relaxed);
                     });
                     stream
                 });
-                let question = (task * 1000 + turn).to_be_bytes();
-                stream.write_all(&question).await.unwrap();
-                let mut answer = [0; 8];
-                stream.read_exact(&mut answer).await.unwrap();
-                assert_eq!(answer, question);
-                give_back(stream).await;
+                let question = format!("/{task}/{turn}");
+                assert_eq!(exchange(&mut stream, &question, async || {}).await.1, question.as_bytes());
+                drop(stream);
                 drop(slot);
                 if turn % 17 == 0 {
                     sleep(Duration::from_millis(3)).await;

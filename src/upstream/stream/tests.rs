@@ -1,19 +1,24 @@
-//! What goes over the wire and when, and which streams come back.
+//! What goes over the wire and when, what is made of the answer, and which connections come back.
 
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::UnixStream;
+use tokio::net::{TcpListener, UnixStream};
 
 use super::*;
 use crate::config::model::Keepalive;
 use crate::tls;
+use crate::upstream::endpoint::Address;
 use crate::upstream::group::Group;
-use crate::upstream::rig::{MS, RULES, Rig, at_once, endpoint, settle};
+use crate::upstream::rig::{MS, RULES, Rig, answer, at_once, endpoint, exchange, settle};
+use crate::upstream::socket;
 
 const LIMIT: Duration = Duration::from_mins(1);
+const AT_ONCE: usize = 64 * 1024;
+const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
 fn connection() -> (UpstreamStream, UnixStream, Arc<Pool>) {
     let pool = Pool::new(Keepalive::Fixed(LIMIT), None);
@@ -21,14 +26,22 @@ fn connection() -> (UpstreamStream, UnixStream, Arc<Pool>) {
     (pool.wrap(Socket::Plain(crate::net::Plain::Unix(ours)), None), theirs, pool)
 }
 
-/// Polls a read once.
-async fn read_once(stream: &mut UpstreamStream) {
-    let mut buf = [0; 4096];
-    let read = std::future::poll_fn(|cx| {
-        let mut buf = ReadBuf::new(&mut buf);
-        Poll::Ready(Pin::new(&mut *stream).poll_read(cx, &mut buf).is_pending())
-    });
-    assert!(read.await);
+fn request(method: &str, fields: &[(&'static str, String)]) -> RequestHeader {
+    let mut request = RequestHeader::build_no_case(method, b"/a?b", None).unwrap();
+    for (name, value) in fields {
+        request.insert_header(*name, value.as_str()).unwrap();
+    }
+    request
+}
+
+/// Begins with a request whose body has `length` bytes.
+fn begin(stream: &mut UpstreamStream, length: usize) {
+    let length = [("content-length", length.to_string())];
+    stream.begin(&request("POST", &length), true, Expected::default());
+}
+
+fn begin_get(stream: &mut UpstreamStream) {
+    stream.begin(&request("GET", &[]), false, Expected::default());
 }
 
 /// What has come to the server, without waiting.
@@ -40,145 +53,270 @@ fn arrived(theirs: &UnixStream) -> Vec<u8> {
     }
 }
 
-async fn write(stream: &mut UpstreamStream, bytes: &[u8]) {
-    stream.write_all(bytes).await.unwrap();
-    stream.flush().await.unwrap();
-}
-
-/// Whether Pingora's question makes the stream go back to the pool.
-async fn comes_back(mut stream: UpstreamStream, pool: &Pool) -> bool {
-    assert_eq!(stream.read(&mut [0; 1]).await.unwrap(), 0);
+/// Whether the connection is pooled once the answer was read.
+async fn comes_back(mut stream: UpstreamStream, theirs: &mut UnixStream, pool: &Pool) -> bool {
+    theirs.write_all(OK).await.unwrap();
+    assert_eq!(answer(&mut stream).await.unwrap(), (200, b"ok".to_vec()));
     drop(stream);
     pool.idle() == 1
 }
 
 #[tokio::test]
-async fn without_a_body_at_hand_everything_is_sent_at_once() {
-    for expected in [None, Some(0)] {
-        let (mut stream, theirs, pool) = connection();
-        if let Some(length) = expected {
-            stream.expect_body(length);
+async fn a_head_and_what_lies_ready_of_its_body_go_out_in_one_piece() {
+    for size in [10, COPY_MAX, COPY_MAX + 1, 16 << 10] {
+        let (mut stream, mut theirs, pool) = connection();
+        begin(&mut stream, size);
+        stream.give(vec![b'x'; size].into());
+        assert_eq!(arrived(&theirs), b"");
+        stream.send().await;
+        let request = arrived(&theirs);
+        let head = format!("POST /a?b HTTP/1.1\r\nContent-Length: {size}\r\n\r\n");
+        assert!(request.starts_with(head.as_bytes()) && request.len() == head.len() + size);
+        assert!(comes_back(stream, &mut theirs, &pool).await);
+    }
+}
+
+#[tokio::test]
+async fn a_body_without_a_length_is_chunked() {
+    let (mut stream, mut theirs, pool) = connection();
+    stream.begin(&request("POST", &[]), true, Expected::default());
+    stream.send().await;
+    stream.give(Bytes::from_static(b"hello"));
+    stream.send().await;
+    stream.give_end();
+    stream.send().await;
+    let expected = b"POST /a?b HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n";
+    assert_eq!(arrived(&theirs), expected);
+    assert!(comes_back(stream, &mut theirs, &pool).await);
+}
+
+#[tokio::test]
+async fn a_request_that_was_not_given_whole_forbids_reuse() {
+    for chunked in [true, false] {
+        let (mut stream, mut theirs, pool) = connection();
+        if chunked {
+            stream.begin(&request("POST", &[]), true, Expected::default());
+        } else {
+            begin(&mut stream, 10);
         }
-        write(&mut stream, b"head").await;
-        assert_eq!(arrived(&theirs), b"head");
-        stream.write_all(b"piece").await.unwrap();
-        assert_eq!(arrived(&theirs), b"piece", "a streamed body is not kept waiting for its end");
-        assert!(comes_back(stream, &pool).await);
+        stream.give(Bytes::from_static(b"01234"));
+        stream.send().await;
+        assert!(!comes_back(stream, &mut theirs, &pool).await);
     }
-}
-
-#[tokio::test]
-async fn head_and_body_go_out_together_whatever_is_polled_between() {
-    let (mut stream, theirs, pool) = connection();
-    stream.expect_body(10);
-    write(&mut stream, b"head").await;
-    read_once(&mut stream).await;
-    stream.write_all(b"01234").await.unwrap();
-    read_once(&mut stream).await;
-    assert_eq!(arrived(&theirs), b"");
-    stream.write_all(b"56789").await.unwrap();
-    stream.flush().await.unwrap();
-    assert_eq!(arrived(&theirs), b"head0123456789");
-    assert!(comes_back(stream, &pool).await);
-}
-
-#[tokio::test]
-async fn a_whole_body_is_sent_by_a_read_too() {
-    let (mut stream, theirs, _pool) = connection();
-    stream.expect_body(4);
-    write(&mut stream, b"head").await;
-    stream.write_all(b"body").await.unwrap();
-    read_once(&mut stream).await;
-    assert_eq!(arrived(&theirs), b"headbody");
-}
-
-#[tokio::test]
-async fn a_wrong_length_keeps_nothing_back() {
-    let (mut stream, theirs, pool) = connection();
-    stream.expect_body(100);
-    write(&mut stream, b"head").await;
-    stream.write_all(b"short").await.unwrap();
-    stream.flush().await.unwrap();
-    assert_eq!(arrived(&theirs), b"headshort");
-    assert!(!comes_back(stream, &pool).await, "a request that was not written to its end");
-
-    let (mut stream, theirs, pool) = connection();
-    stream.expect_body(2);
-    write(&mut stream, b"head").await;
-    write(&mut stream, b"longer").await;
-    assert_eq!(arrived(&theirs), b"headlonger");
-    assert!(comes_back(stream, &pool).await);
-}
-
-#[tokio::test]
-async fn a_large_body_goes_out_with_the_head_in_front() {
-    let (mut stream, theirs, pool) = connection();
-    let body = vec![7; 64 * 1024];
-    stream.expect_body(body.len() as u64);
-    write(&mut stream, b"head").await;
-    assert_eq!(arrived(&theirs), b"");
-    let sent = stream.write(&body).await.unwrap();
-    let first = arrived(&theirs);
-    assert!(first.starts_with(b"head\x07") && first.len() == 4 + sent);
-    stream.write_all(&body[sent..]).await.unwrap();
-    assert!(comes_back(stream, &pool).await);
-}
-
-#[tokio::test]
-async fn what_a_full_socket_left_goes_on_while_only_the_answer_is_awaited() {
     let (mut stream, mut theirs, pool) = connection();
-    let flow = stream.flow();
-    let mut filled = 0;
-    while !flow.is_behind() {
-        stream.write_all(&[1; 1024]).await.unwrap();
-        filled += 1024;
-    }
-    stream.expect_body(4);
-    stream.write_all(b"head").await.unwrap();
-    stream.flush().await.unwrap();
-    write(&mut stream, b"body").await;
+    stream.begin(&request("GET", &[("connection", "close".to_owned())]), false, Expected::default());
+    stream.send().await;
+    assert!(!comes_back(stream, &mut theirs, &pool).await, "it said that it is the last");
+}
+
+#[tokio::test]
+async fn what_a_full_socket_left_goes_on_while_the_answer_is_awaited() {
+    let (mut stream, mut theirs, pool) = connection();
+    begin(&mut stream, 4 << 20);
+    stream.give(vec![b'x'; 4 << 20].into());
+    stream.send().await;
+    assert!(stream.is_behind());
     let server = tokio::spawn(async move {
-        let mut request = vec![0; filled + 8];
-        theirs.read_exact(&mut request).await.unwrap();
-        theirs.write_all(b"answer").await.unwrap();
-        (request, theirs)
+        let mut came = vec![0; 4 << 20];
+        theirs.read_exact(&mut came).await.unwrap();
+        while arrived(&theirs).is_empty() {
+            tokio::task::yield_now().await;
+        }
+        theirs.write_all(OK).await.unwrap();
+        theirs
     });
-    let mut answer = [0; 6];
-    stream.read_exact(&mut answer).await.unwrap();
-    let (request, _theirs) = server.await.unwrap();
-    assert_eq!(&request[filled..], b"headbody");
-    assert!(comes_back(stream, &pool).await);
+    let mut taken = 0;
+    while stream.came(AT_ONCE).await.unwrap() == Came::Taken {
+        taken += 1;
+    }
+    assert!(taken > 1 && !stream.is_behind());
+    let _theirs = server.await.unwrap();
+    assert_eq!(answer(&mut stream).await.unwrap().0, 200);
+    drop(stream);
+    assert_eq!(pool.idle(), 1);
 }
 
 #[tokio::test]
-async fn unsent_bytes_an_end_or_a_shutdown_forbid_reuse() {
-    let (mut stream, _theirs, pool) = connection();
-    stream.expect_body(10);
-    write(&mut stream, b"head").await;
-    assert!(!comes_back(stream, &pool).await);
-
-    let (mut stream, theirs, pool) = connection();
-    drop(theirs);
-    assert_eq!(stream.read(&mut [0; 10]).await.unwrap(), 0);
-    assert!(!comes_back(stream, &pool).await);
-
-    let (mut stream, _theirs, pool) = connection();
-    stream.shutdown().await.unwrap();
-    assert!(!comes_back(stream, &pool).await);
-}
-
-#[tokio::test]
-async fn an_answer_is_read_though_the_request_cannot_be_sent() {
+async fn an_answer_is_heard_though_the_server_takes_no_more() {
     let (mut stream, mut theirs, pool) = connection();
-    stream.expect_body(4);
-    write(&mut stream, b"head").await;
-    stream.write_all(b"body").await.unwrap();
-    theirs.write_all(b"early").await.unwrap();
+    theirs.write_all(b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 2\r\n\r\nno").await.unwrap();
     drop(theirs);
-    let mut answer = [0; 5];
-    stream.read_exact(&mut answer).await.unwrap();
-    assert_eq!(&answer, b"early");
-    assert!(!comes_back(stream, &pool).await);
+    begin(&mut stream, 1 << 20);
+    stream.give(vec![b'x'; 1 << 20].into());
+    stream.send().await;
+    assert!(!stream.is_behind(), "what is given goes nowhere");
+    assert_eq!(answer(&mut stream).await.unwrap(), (413, b"no".to_vec()));
+    drop(stream);
+    assert_eq!(pool.idle(), 0);
+}
+
+#[tokio::test]
+async fn a_server_that_is_given_up_hears_it_and_may_still_answer() {
+    let (mut stream, mut theirs, pool) = connection();
+    begin(&mut stream, 4 << 20);
+    stream.give(vec![b'x'; 2 << 20].into());
+    stream.send().await;
+    assert!(stream.is_behind());
+    stream.give_up();
+    assert!(!stream.is_behind());
+    stream.give(vec![b'x'; 2 << 20].into());
+    stream.send().await;
+    theirs.write_all(OK).await.unwrap();
+    let mut came = Vec::new();
+    theirs.read_to_end(&mut came).await.unwrap();
+    assert!(came.len() < 2 << 20);
+    assert_eq!(answer(&mut stream).await.unwrap().0, 200);
+    drop(stream);
+    assert_eq!(pool.idle(), 0);
+}
+
+#[tokio::test]
+async fn who_waits_for_something_else_goes_on_sending() {
+    let (mut stream, mut theirs, _pool) = connection();
+    begin(&mut stream, 4 << 20);
+    stream.give(vec![b'x'; 4 << 20].into());
+    let mut came = vec![0; 4 << 20];
+    tokio::select! {
+        read = theirs.read_exact(&mut came) => assert_eq!(read.unwrap(), 4 << 20),
+        () = stream.go_on_sending() => {}
+    }
+}
+
+#[tokio::test]
+async fn how_a_connection_ends_is_told_apart() {
+    for (sent, expected) in [
+        ("", "Closed"),
+        ("HTTP/1.1 2", "WithinHead"),
+        ("HTTP/1.1 100 Continue\r\n\r\n", "WithinHead"),
+        ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhel", "WithinBody"),
+        ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n", "WithinBody"),
+        ("HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\n", "Malformed(\"Transfer-Encoding other than chunked\")"),
+    ] {
+        let (mut stream, mut theirs, pool) = connection();
+        begin_get(&mut stream);
+        stream.send().await;
+        theirs.write_all(sent.as_bytes()).await.unwrap();
+        theirs.shutdown().await.unwrap();
+        let broken = answer(&mut stream).await.unwrap_err();
+        assert_eq!(format!("{broken:?}"), expected, "{sent:?}");
+        drop(stream);
+        assert_eq!(pool.idle(), 0);
+    }
+    let (mut stream, mut theirs, pool) = connection();
+    begin_get(&mut stream);
+    stream.send().await;
+    theirs.write_all(b"HTTP/1.1 200 OK\r\n\r\nall there is").await.unwrap();
+    theirs.shutdown().await.unwrap();
+    assert_eq!(answer(&mut stream).await.unwrap(), (200, b"all there is".to_vec()));
+    drop(stream);
+    assert_eq!(pool.idle(), 0);
+}
+
+/// A server that gives `answer` to each request without a body, and counts its connections.
+struct Server {
+    address: Address,
+    connections: Arc<AtomicUsize>,
+}
+
+async fn server(answer: &'static [u8], piece: usize) -> Server {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = Address::Tcp(listener.local_addr().unwrap());
+    let connections = Arc::new(AtomicUsize::new(0));
+    let count = connections.clone();
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            stream.set_nodelay(true).unwrap();
+            count.fetch_add(1, Relaxed);
+            tokio::spawn(async move {
+                let mut buf = [0; 4096];
+                while stream.read(&mut buf).await.is_ok_and(|n| n > 0) {
+                    for piece in answer.chunks(piece) {
+                        stream.write_all(piece).await.unwrap();
+                        tokio::task::yield_now().await;
+                    }
+                }
+            });
+        }
+    });
+    Server { address, connections }
+}
+
+async fn stream_to(pool: &Arc<Pool>, server: &Server) -> UpstreamStream {
+    match pool.take(None) {
+        Some(stream) => stream,
+        None => pool.wrap(Socket::Plain(socket::connect(&server.address).await.unwrap()), None),
+    }
+}
+
+#[tokio::test]
+async fn a_connection_goes_round() {
+    let answers: [&'static [u8]; 4] = [
+        b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nhello!",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nh\r\n5\r\nello!\r\n0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5;x=y\r\nhello\r\n1\r\n!\r\n0\r\nA: b\r\n\r\n",
+        b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 6\r\n\r\nhello!",
+    ];
+    for answer_bytes in answers {
+        for piece in [1, 1000] {
+            let server = server(answer_bytes, piece).await;
+            let pool = Pool::new(Keepalive::Fixed(LIMIT), None);
+            for _ in 0..20 {
+                let mut stream = stream_to(&pool, &server).await;
+                assert_eq!(exchange(&mut stream, "/", async || {}).await, (200, b"hello!".to_vec()));
+                drop(stream);
+                assert_eq!(pool.idle(), 1);
+            }
+            assert_eq!(server.connections.load(Relaxed), 1);
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_may_not_be_kept_is_not() {
+    let answers: [&'static [u8]; 5] = [
+        b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 5\r\n\r\nhello",
+        b"HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\nhello",
+        // More than was announced, and bytes behind an answer without a body.
+        b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nhello",
+        b"HTTP/1.1 204 No Content\r\n\r\nhello",
+        b"HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\nhello",
+    ];
+    for answer_bytes in answers {
+        let server = server(answer_bytes, usize::MAX).await;
+        let pool = Pool::new(Keepalive::Fixed(LIMIT), None);
+        for _ in 0..2 {
+            let mut stream = stream_to(&pool, &server).await;
+            exchange(&mut stream, "/", async || {}).await;
+            drop(stream);
+            assert_eq!(pool.idle(), 0, "{}", answer_bytes.escape_ascii());
+        }
+        assert_eq!(server.connections.load(Relaxed), 2);
+    }
+}
+
+#[tokio::test]
+async fn bytes_that_come_after_the_exchange_do_not_reach_the_next() {
+    let (mut stream, mut theirs, pool) = connection();
+    begin_get(&mut stream);
+    stream.send().await;
+    assert!(comes_back(stream, &mut theirs, &pool).await);
+    theirs.write_all(b"late").await.unwrap();
+    assert!(pool.take(None).is_none());
+}
+
+#[tokio::test]
+async fn a_connection_that_is_upgraded_is_not_ours_any_more() {
+    let (mut stream, mut theirs, pool) = connection();
+    stream.begin(&request("GET", &[]), false, Expected { head_only: false, upgrade: true });
+    stream.send().await;
+    let agreed = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n\x81\x05hello";
+    theirs.write_all(agreed).await.unwrap();
+    stream.came(AT_ONCE).await.unwrap();
+    assert!(matches!(stream.piece(), Ok(Some(Piece::Switched(_)))));
+    let upgraded = stream.into_upgraded().unwrap();
+    assert_eq!(upgraded.received, &b"\x81\x05hello"[..]);
+    assert_eq!(pool.idle(), 0);
 }
 
 /// A connection that occupies the only slot of an app, for `patience` at most once its exchange is over.
@@ -186,6 +324,9 @@ async fn occupying(patience: Duration) -> (UpstreamStream, UnixStream, Arc<Pool>
     let group = Rig::alone(&[1], 1, &RULES);
     let (mut stream, theirs, pool) = connection();
     stream.occupy(at_once(&group).await, patience);
+    begin_get(&mut stream);
+    stream.send().await;
+    assert!(!arrived(&theirs).is_empty());
     (stream, theirs, pool, group)
 }
 
@@ -193,15 +334,20 @@ fn is_occupied(group: &Group) -> bool {
     endpoint(group, 0).is_full()
 }
 
-/// The exchange is over, and the connection is not to be kept.
-async fn end(mut stream: UpstreamStream) {
-    stream.shutdown().await.unwrap();
+/// The exchange is over, and the connection is not to be kept. What the server does then is `after`.
+async fn end(mut stream: UpstreamStream, mut theirs: UnixStream, after: impl AsyncFnOnce(UnixStream)) {
+    theirs.write_all(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+    assert_eq!(answer(&mut stream).await.unwrap().0, 200);
+    after(theirs).await;
+    drop(stream);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_slot_stays_taken_until_the_server_hangs_up() {
-    let (stream, mut theirs, _pool, group) = occupying(LIMIT).await;
-    end(stream).await;
+    let (stream, theirs, _pool, group) = occupying(LIMIT).await;
+    let mut kept = None;
+    end(stream, theirs, async |theirs| kept = Some(theirs)).await;
+    let mut theirs = kept.unwrap();
     assert_eq!(theirs.read(&mut [0; 9]).await.unwrap(), 0, "a server that waits for our end sees it");
     settle().await;
     assert!(is_occupied(&group));
@@ -217,8 +363,9 @@ async fn a_slot_stays_taken_until_the_server_hangs_up() {
 
 #[tokio::test(start_paused = true)]
 async fn a_server_that_does_not_hang_up_is_waited_for_no_longer_than_we_have_patience() {
-    let (stream, _theirs, _pool, group) = occupying(300 * MS).await;
-    end(stream).await;
+    let (stream, theirs, _pool, group) = occupying(300 * MS).await;
+    let mut kept = None;
+    end(stream, theirs, async |theirs| kept = Some(theirs)).await;
     tokio::time::sleep(299 * MS).await;
     assert!(is_occupied(&group));
     tokio::time::sleep(2 * MS).await;
@@ -229,19 +376,22 @@ async fn a_server_that_does_not_hang_up_is_waited_for_no_longer_than_we_have_pat
 async fn a_slot_is_free_at_once_where_nothing_is_to_be_waited_for() {
     // The server was first.
     let (stream, theirs, _pool, group) = occupying(LIMIT).await;
-    drop(theirs);
-    end(stream).await;
+    end(stream, theirs, async |theirs| drop(theirs)).await;
     assert!(!is_occupied(&group));
 
     // It says what nobody asked for.
-    let (stream, mut theirs, _pool, group) = occupying(LIMIT).await;
-    theirs.write_all(b"more").await.unwrap();
-    end(stream).await;
+    let (stream, theirs, _pool, group) = occupying(LIMIT).await;
+    let mut kept = None;
+    end(stream, theirs, async |mut theirs| {
+        theirs.write_all(b"more").await.unwrap();
+        kept = Some(theirs);
+    })
+    .await;
     assert!(!is_occupied(&group));
 
     // The connection is kept.
-    let (stream, _theirs, pool, group) = occupying(LIMIT).await;
-    assert!(comes_back(stream, &pool).await);
+    let (stream, mut theirs, pool, group) = occupying(LIMIT).await;
+    assert!(comes_back(stream, &mut theirs, &pool).await);
     assert!(!is_occupied(&group));
 
     // The exchange was broken off.
@@ -251,13 +401,42 @@ async fn a_slot_is_free_at_once_where_nothing_is_to_be_waited_for() {
     assert_eq!(theirs.read(&mut [0; 9]).await.unwrap(), 0);
 }
 
+#[tokio::test]
+async fn what_tls_keeps_of_a_request_is_sent_while_the_answer_is_awaited() {
+    let pool = Pool::new(Keepalive::Fixed(LIMIT), None);
+    let (ours, mut theirs) = tls::rig::pair(&rustls::version::TLS13).await;
+    let mut stream = pool.wrap(Socket::Tls(Box::new(ours)), None);
+    begin(&mut stream, 1 << 30);
+    // Until the socket is full.
+    let mut written = 0;
+    while !stream.is_behind() {
+        stream.give(vec![b'x'; 3000].into());
+        stream.send().await;
+        written += 3000;
+    }
+    let reader = tokio::spawn(async move {
+        let mut got = vec![0; written];
+        tokio::time::timeout(Duration::from_secs(5), theirs.read_exact(&mut got))
+            .await
+            .expect("the rest comes")
+            .unwrap();
+        theirs
+    });
+    while stream.is_behind() {
+        assert_eq!(stream.came(AT_ONCE).await.unwrap(), Came::Taken);
+    }
+    let mut theirs = reader.await.unwrap();
+    theirs.write_all(OK).await.unwrap();
+    assert_eq!(answer(&mut stream).await.unwrap().0, 200);
+}
+
 proptest! {
-    /// Any way of writing a request, with any expectation, puts the same bytes on the wire once it was flushed twice.
+    /// However a body is given, and whatever is awaited between, the server gets the same bytes.
     #[test]
-    fn the_bytes_are_those_that_were_written(
-        head in vec(any::<u8>(), 1..3000),
-        pieces in vec((vec(any::<u8>(), 0..9000), any::<bool>(), any::<bool>()), 0..6),
-        expected in proptest::option::of(0_u64..30_000),
+    fn the_bytes_are_those_that_were_given(
+        pieces in vec(vec(any::<u8>(), 1..9000), 0..6),
+        awaits in vec(any::<bool>(), 6),
+        chunked: bool,
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
@@ -267,127 +446,41 @@ proptest! {
                 theirs.read_to_end(&mut request).await.unwrap();
                 request
             });
-            if let Some(length) = expected {
-                stream.expect_body(length);
+            let body = pieces.concat();
+            let has_body = !body.is_empty();
+            if chunked {
+                stream.begin(&request("POST", &[]), has_body, Expected::default());
+            } else {
+                let length = [("content-length", body.len().to_string())];
+                stream.begin(&request("POST", &length), has_body, Expected::default());
             }
-            let mut whole = head.clone();
-            write(&mut stream, &head).await;
-            for (piece, vectored, read) in &pieces {
-                let middle = piece.len() / 2;
-                if *vectored {
-                    let mut chain = Buf::chain(&piece[..middle], &piece[middle..]);
-                    stream.write_all_buf(&mut chain).await.unwrap();
-                } else {
-                    stream.write_all(piece).await.unwrap();
+            for (piece, awaits) in pieces.iter().zip(awaits) {
+                stream.give(piece.clone().into());
+                if awaits {
+                    stream.send().await;
                 }
-                whole.extend_from_slice(piece);
-                if *read {
-                    read_once(&mut stream).await;
+                while stream.is_behind() {
+                    let _ = tokio::time::timeout(Duration::from_millis(1), stream.came(AT_ONCE)).await;
                 }
             }
-            stream.flush().await.unwrap();
-            let written = pieces.iter().map(|(piece, ..)| piece.len() as u64).sum::<u64>();
-            let kept = comes_back(stream, &pool).await;
-            assert_eq!(kept, written >= expected.unwrap_or(0));
+            stream.give_end();
+            stream.send().await;
+            drop(stream);
             pool.clear();
-            assert_eq!(server.await.unwrap(), whole);
+            let came = server.await.unwrap();
+            let head_end = came.windows(4).position(|window| window == b"\r\n\r\n").unwrap() + 4;
+            let mut reader = match (chunked, has_body) {
+                (_, false) => crate::framing::BodyReader::Done,
+                (true, true) => crate::framing::BodyReader::chunked(),
+                (false, true) => crate::framing::BodyReader::length(body.len() as u64),
+            };
+            let (mut rest, mut read) = (BytesMut::from(&came[head_end..]), Vec::new());
+            while let crate::framing::Step::Data(data) = reader.step(&mut rest).unwrap() {
+                read.extend_from_slice(&data);
+            }
+            assert_eq!(reader.step(&mut rest).unwrap(), crate::framing::Step::End);
+            assert!(rest.is_empty());
+            assert_eq!(read, body);
         });
     }
-}
-
-#[tokio::test]
-async fn no_write_waits_and_who_reads_sends_the_rest() {
-    let (mut stream, mut theirs, pool) = connection();
-    stream.expect_body(4 << 20);
-    let flow = stream.flow();
-    stream.write_all(b"POST / HTTP/1.1\r\n\r\n").await.unwrap();
-    stream.flush().await.unwrap();
-    for _ in 0..64 {
-        stream.write_all(&vec![b'x'; 64 << 10]).await.unwrap();
-    }
-    stream.flush().await.unwrap();
-    assert!(flow.is_behind());
-    let reader = tokio::spawn(async move {
-        let mut came = vec![0; 19 + (4 << 20)];
-        theirs.read_exact(&mut came).await.unwrap();
-        theirs.write_all(b"done").await.unwrap();
-        theirs
-    });
-    let mut answer = [0; 4];
-    stream.read_exact(&mut answer).await.unwrap();
-    assert_eq!(&answer, b"done");
-    assert!(!flow.is_behind() && flow.moved() > 1 << 20);
-    let _theirs = reader.await.unwrap();
-    assert!(comes_back(stream, &pool).await);
-}
-
-#[tokio::test]
-async fn a_server_that_is_given_up_hears_it_and_may_still_answer() {
-    let (mut stream, mut theirs, pool) = connection();
-    stream.expect_body(4 << 20);
-    let flow = stream.flow();
-    stream.write_all(b"POST / HTTP/1.1\r\n\r\n").await.unwrap();
-    stream.flush().await.unwrap();
-    stream.write_all(&vec![b'x'; 2 << 20]).await.unwrap();
-    read_once(&mut stream).await;
-    let told = flow.clone();
-    let told = tokio::spawn(async move { std::future::poll_fn(|cx| told.poll_caught_up(cx)).await });
-    settle().await;
-    assert!(flow.is_behind() && !told.is_finished());
-    flow.give_up();
-    read_once(&mut stream).await;
-    told.await.unwrap();
-    // What follows goes nowhere, and does not wait either.
-    stream.write_all(&vec![b'x'; 2 << 20]).await.unwrap();
-    stream.flush().await.unwrap();
-    theirs.write_all(b"busy").await.unwrap();
-    let mut came = Vec::new();
-    theirs.read_to_end(&mut came).await.unwrap();
-    assert!(came.len() < 2 << 20);
-    let mut answer = [0; 4];
-    stream.read_exact(&mut answer).await.unwrap();
-    assert_eq!(&answer, b"busy");
-    assert!(!comes_back(stream, &pool).await);
-}
-
-#[tokio::test]
-async fn a_server_that_takes_no_more_is_still_heard() {
-    let (mut stream, mut theirs, pool) = connection();
-    theirs.write_all(b"no").await.unwrap();
-    drop(theirs);
-    stream.write_all(&vec![b'x'; 1 << 20]).await.unwrap();
-    stream.flush().await.unwrap();
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).await.unwrap();
-    assert_eq!(answer, b"no");
-    assert!(!comes_back(stream, &pool).await);
-}
-
-#[tokio::test]
-async fn what_tls_keeps_of_a_request_is_sent_by_a_read_too() {
-    let pool = Pool::new(Keepalive::Fixed(LIMIT), None);
-    let (ours, mut theirs) = tls::rig::pair(&rustls::version::TLS13).await;
-    let mut stream = pool.wrap(Socket::Tls(Box::new(ours)), None);
-    let flow = stream.flow();
-    let mut written = 0;
-    // Until the socket is full, and not one piece more.
-    while !stream.has_pending() {
-        stream.write_all(&[b'x'; 3000]).await.unwrap();
-        written += 3000;
-    }
-    assert!(stream.held.is_empty());
-    stream.flush().await.unwrap();
-    assert!(flow.is_behind());
-    let mut got = vec![0; written];
-    let mut answer = [0; 100];
-    tokio::select! {
-        read = stream.read(&mut answer) => panic!("{read:?} before an answer"),
-        read = tokio::time::timeout(Duration::from_secs(5), theirs.read_exact(&mut got)) => {
-            read.expect("the rest comes").unwrap();
-        }
-    }
-    assert!(!flow.is_behind());
-    theirs.write_all(b"done").await.unwrap();
-    assert_eq!(stream.read(&mut answer).await.unwrap(), 4);
-    assert!(comes_back(stream, &pool).await);
 }

@@ -3,7 +3,7 @@
 use std::sync::LazyLock;
 
 use bytes::BytesMut;
-use propylon::edge::body::{BodyReader, Step};
+use propylon::framing::{BodyReader, Step};
 use regex::bytes::Regex;
 
 /// Bounds the gateway sets itself.

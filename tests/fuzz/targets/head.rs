@@ -2,8 +2,8 @@
 
 use bytes::BytesMut;
 use http::{HeaderValue, Version};
-use propylon::edge::body::BodyReader;
 use propylon::edge::head::{Head, HeadLimits, HeadReader};
+use propylon::framing::BodyReader;
 use propylon::header::request_hygiene::{FieldKind, classify};
 use propylon::proxy::rejection::Reason;
 

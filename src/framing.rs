@@ -1,8 +1,8 @@
-//! How a request body is framed, and its bytes taken out of the stream (RFC 9112 sections 6 and 7).
+//! How a body is framed in HTTP/1.1, and its bytes taken out of the stream, of requests and of responses (RFC 9112 sections 6 and 7).
 //!
-//! Pure: it looks at a buffer and says what is in it. Reading the socket and the deadlines are the session's.
+//! Pure: it looks at a buffer and says what is in it. Sockets and deadlines belong to those who use it.
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use crate::header::grammar::{is_text_byte, is_token_byte};
 
@@ -158,6 +158,10 @@ impl Chunked {
 /// Takes a line without its CRLF; none while it is not whole.
 fn line(buf: &mut BytesMut, max: usize, too_long: &'static str) -> Result<Option<Bytes>, Malformed> {
     let Some(lf) = memchr::memchr(b'\n', buf) else {
+        // What follows a carriage return tells at once that it ends no line; whoever waits for the line feed may wait for ever.
+        if memchr::memchr(b'\r', buf).is_some_and(|cr| cr + 1 < buf.len()) {
+            return Err(Malformed("carriage return without line feed"));
+        }
         // A size line or trailer that is not whole within the bound, its CR aside, never will be.
         return if buf.len() > max + 1 { Err(Malformed(too_long)) } else { Ok(None) };
     };
@@ -241,6 +245,25 @@ fn check_trailer(line: &[u8]) -> Result<(), Malformed> {
     if valid { Ok(()) } else { Err(Malformed("invalid trailer")) }
 }
 
+/// The size line of a chunk of `length` bytes.
+pub fn put_chunk_size(out: &mut BytesMut, length: usize) {
+    let mut digits = [0_u8; 16];
+    let mut at = digits.len();
+    let mut rest = length;
+    loop {
+        at -= 1;
+        if let Some(digit) = digits.get_mut(at) {
+            *digit = b"0123456789abcdef".get(rest & 15).copied().unwrap_or(b'0');
+        }
+        rest >>= 4;
+        if rest == 0 || at == 0 {
+            break;
+        }
+    }
+    out.put_slice(digits.get(at..).unwrap_or_default());
+    out.put_slice(b"\r\n");
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -298,6 +321,8 @@ mod tests {
             "0\r\nbad : x\r\n\r\n",
             "0\r\nx: \x01\r\n\r\n",
             "0\r\n x: folded\r\n\r\n",
+            "5\rx",
+            "0\r\n\rx",
         ] {
             for piece in [1, 2, 1000] {
                 let result = decode(BodyReader::chunked(), input.as_bytes(), piece);
@@ -332,6 +357,15 @@ mod tests {
                 let result = decode(BodyReader::chunked(), too_long.as_bytes(), piece);
                 assert!(matches!(result, Err(Malformed(text)) if text.ends_with("too long")), "{piece}: {result:?}");
             }
+        }
+    }
+
+    #[test]
+    fn chunk_sizes_are_hexadecimal() {
+        for size in [0, 1, 15, 16, 255, 256, 65_536, usize::MAX] {
+            let mut out = BytesMut::new();
+            put_chunk_size(&mut out, size);
+            assert_eq!(out, format!("{size:x}\r\n"));
         }
     }
 
