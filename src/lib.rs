@@ -6,6 +6,7 @@
 //! | [`observe`] | metrics, the access log, diagnostics |
 //! | [`net`], [`tls`] | sockets, and TLS over them on both sides |
 //! | [`route`], [`header`], [`framing`] | pure decisions about targets, hosts, fields and bodies |
+//! | [`message`] | the heads of requests and responses |
 //! | [`spool`] | bodies that wait, in memory and on disk |
 //! | [`redis`] | the one Redis client: connection, timeout, breaker |
 //! | [`access`] | who may come, by address and with a password |
@@ -28,6 +29,7 @@ pub mod config;
 pub mod edge;
 pub mod framing;
 pub mod header;
+pub mod message;
 pub mod net;
 pub mod observe;
 pub mod proxy;

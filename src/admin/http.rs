@@ -66,7 +66,7 @@ async fn converse(mut socket: Plain, desk: &Desk) {
     let Ok(Some(head)) = tokio::time::timeout(PATIENCE, read_head(&mut socket)).await else { return };
     let (answer, head_only) = match head {
         Ok(head) => {
-            let (path, query) = split_query(head.request.raw_path());
+            let (path, query) = split_query(&head.request.target);
             let text = |raw| String::from_utf8_lossy(raw).into_owned();
             let (path, query) = (text(path), text(query.unwrap_or_default()));
             let request = Request { method: head.request.method.as_str().to_owned(), path, query };

@@ -1,6 +1,6 @@
 //! Between an app and its client, while an answer is fetched: takes a copy of the body, or keeps the answer from the client.
 //!
-//! The engine's hook says what is to be done with a response when it sees the head; the session, which passes it on, does it.
+//! `proxy` says what is to be done with a response when it sees the head; the session, which passes it on, does it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};

@@ -1,6 +1,6 @@
-//! One request and its answer, as the connection's side and Pingora's side of it both see them.
+//! One request and its answer, as the session and the steps in `proxy` both see them.
 //!
-//! The connection makes it before Pingora is called. What one side tells the other while the exchange runs are plain atomics: no
+//! The connection makes it before `proxy` is called. What one side tells the other while the exchange runs are plain atomics: no
 //! order between them matters.
 
 use std::net::IpAddr;
@@ -8,10 +8,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant, SystemTime};
 
+use crate::message::RequestHead;
 use bytes::Bytes;
 use http::{HeaderValue, Method, Version};
 use parking_lot::Mutex;
-use pingora_http::RequestHeader;
 
 use crate::config::model::ClientLimits;
 use crate::edge::head::{Dropped, Head, HeadSize};
@@ -399,7 +399,7 @@ impl Exchange {
 /// What the session takes over from a head.
 #[derive(Debug)]
 pub struct Accepted {
-    pub request: RequestHeader,
+    pub request: RequestHead,
     pub body: BodyReader,
     pub keep_alive: bool,
     pub expects_continue: bool,
@@ -408,7 +408,7 @@ pub struct Accepted {
 impl Accepted {
     /// Of a request that the gateway makes for itself.
     #[must_use]
-    pub fn for_nobody(request: RequestHeader) -> Self {
+    pub fn for_nobody(request: RequestHead) -> Self {
         Self { request, body: BodyReader::Done, keep_alive: false, expects_continue: false }
     }
 
@@ -420,6 +420,6 @@ impl Accepted {
 }
 
 /// Stands where a request would, for a head that was none.
-fn placeholder() -> RequestHeader {
-    RequestHeader::build_no_case(Method::GET, b"/", Some(0)).unwrap_or_else(|_| unreachable!("a constant request"))
+fn placeholder() -> RequestHead {
+    RequestHead::new(Method::GET, Bytes::from_static(b"/"), Version::HTTP_11, 0)
 }

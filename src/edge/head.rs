@@ -8,9 +8,9 @@ mod fields;
 
 use std::borrow::Cow;
 
+use crate::message::{Lines, RequestHead};
 use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderValue, Method, Version};
-use pingora_http::RequestHeader;
 
 pub(super) use fields::{Fields, joined_cookies};
 
@@ -23,11 +23,14 @@ use crate::proxy::rejection::{Reason, Rejection};
 /// Longer methods do not exist (the registry's longest has 17 bytes).
 const METHOD_MAX: usize = 32;
 
+/// Fields that are added on the way to the app, about.
+pub(super) const FIELDS_OURS: usize = 10;
+
 /// A head with exactly one meaning.
 #[derive(Debug)]
 pub struct Head {
     /// The request as it may go to the app: hop-by-hop, forwarding and ill-named fields are gone, Host is the one that counts.
-    pub request: RequestHeader,
+    pub request: RequestHead,
     /// The request target as received.
     pub target: Bytes,
     /// Host of an absolute-form target, else of the Host field; none in HTTP/1.0 without one.
@@ -196,39 +199,24 @@ pub(super) fn too_large(detail: String) -> Rejection {
 
 /// Reads a whole head, its empty line included; every line is known to end with CRLF.
 fn parse(head: &Bytes, size: HeadSize) -> Result<Head, Rejection> {
-    let mut lines = Lines { head, at: 0 };
+    let mut lines = Lines::of(head);
     let request_line = lines.next().unwrap_or_default();
     let (method, target, version) = parse_request_line(request_line)?;
     let (path, authority) = parse_target(&method, target)?;
     let path = if path.is_empty() { b"/".as_slice() } else { path };
     let escaped = escape(path);
     let size = HeadSize { request_line: size.request_line + escaped.len() - path.len(), ..size };
-    let mut request = RequestHeader::build_no_case(method, &escaped, Some(size.fields + 8))
-        .map_err(|_| Rejection::new(Reason::BadTarget, "invalid request target"))?;
-    request.set_version(version);
+    let target_on = match &escaped {
+        Cow::Borrowed(path) if path.len() == 1 => Bytes::from_static(if *path == b"*" { b"*" } else { b"/" }),
+        Cow::Borrowed(path) => head.slice_ref(path),
+        Cow::Owned(escaped) => Bytes::copy_from_slice(escaped),
+    };
+    let request = RequestHead::new(method, target_on, version, size.fields + FIELDS_OURS);
     let mut fields = Fields::new(request, authority.map(<[u8]>::to_vec));
-    while let Some(line) = lines.next() {
-        if line.is_empty() {
-            break;
-        }
+    for line in lines.take_while(|line| !line.is_empty()) {
         fields.take(head, line)?;
     }
     fields.finish(head.slice_ref(target), size)
-}
-
-/// The lines of a head without their CRLF.
-struct Lines<'a> {
-    head: &'a [u8],
-    at: usize,
-}
-
-impl<'a> Lines<'a> {
-    fn next(&mut self) -> Option<&'a [u8]> {
-        let rest = self.head.get(self.at..)?;
-        let lf = memchr::memchr(b'\n', rest)?;
-        self.at += lf + 1;
-        rest.get(..lf.saturating_sub(1))
-    }
 }
 
 fn parse_request_line(line: &[u8]) -> Result<(Method, &[u8], Version), Rejection> {
@@ -268,7 +256,7 @@ pub(super) fn parse_target<'a>(method: &Method, target: &'a [u8]) -> Result<(&'a
     if let Some(byte) = target.iter().find(|b| **b <= b' ' || **b >= 0x7f) {
         return Err(bad(if *byte >= 0x7f { "byte outside ASCII in target" } else { "control byte in target" }));
     }
-    // Pingora would drop a fragment without a word (pingora-http lib.rs, `parse_request_target`), and serve what is left.
+    // A client keeps it to itself (RFC 9110 section 4.2.5): who sends one wants it read in two ways.
     if target.contains(&b'#') {
         return Err(bad("fragment in target"));
     }
@@ -287,8 +275,8 @@ pub(super) fn parse_target<'a>(method: &Method, target: &'a [u8]) -> Result<(&'a
     }
 }
 
-/// Percent-encodes what RFC 3986 allows nowhere and clients send all the same. The `http` crate refuses most of it, and
-/// the app decodes it back; every other byte stays the client's.
+/// Percent-encodes what RFC 3986 allows nowhere and clients send all the same. The app decodes it back;
+/// every other byte stays the client's.
 pub(super) fn escape(path: &[u8]) -> Cow<'_, [u8]> {
     if !path.iter().any(|byte| matches!(byte, b'"' | b'<' | b'>' | b'`')) {
         return Cow::Borrowed(path);

@@ -1,5 +1,5 @@
 //! The client side of the wire: connections are accepted, heads are read and judged, bodies are framed, and what comes out
-//! is one [`exchange::Exchange`] and one Pingora session of our own for each request (RFC 9112).
+//! is one [`exchange::Exchange`] and one [`session::Session`] for each request (RFC 9112).
 //!
 //! What a request means is left to `proxy`; here it is only made sure that there is exactly one reading of it.
 

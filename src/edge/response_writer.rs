@@ -3,9 +3,9 @@
 use std::cell::RefCell;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use crate::message::{ResponseHead, put_field};
 use bytes::{BufMut, BytesMut};
 use http::{HeaderName, HeaderValue, Method, StatusCode, Version, header};
-use pingora_http::{HeaderNameVariant, ResponseHeader};
 
 use crate::header::hop_by_hop::{ConnectionOptions, is_hop_by_hop_response, listed_fields};
 
@@ -24,7 +24,7 @@ pub(super) enum Framing {
 impl Framing {
     /// The framing of `response` to a request with `method` of a client that speaks `version` (RFC 9112 section 6.3). None
     /// when its Content-Length is not a number.
-    pub fn of(response: &ResponseHeader, method: &Method, version: Version) -> Option<Self> {
+    pub fn of(response: &ResponseHead, method: &Method, version: Version) -> Option<Self> {
         if method == Method::HEAD || has_no_body(response.status) {
             return Some(Self::None);
         }
@@ -52,29 +52,23 @@ pub(super) enum Persistence {
 }
 
 /// Appends the head to `out`.
-pub(super) fn write_head(out: &mut BytesMut, response: &ResponseHeader, framing: Framing, persistence: Persistence) {
+pub(super) fn write_head(out: &mut BytesMut, response: &ResponseHead, framing: Framing, persistence: Persistence) {
     out.reserve(512);
     out.put_slice(b"HTTP/1.1 ");
     out.put_slice(response.status.as_str().as_bytes());
     out.put_u8(b' ');
-    out.put_slice(response.get_reason_phrase().unwrap_or_default().as_bytes());
+    out.put_slice(response.reason());
     out.put_slice(b"\r\n");
     let nominated = nominated(response);
     let skip_length = has_no_body(response.status) && response.status != StatusCode::NOT_MODIFIED;
-    let _ = response.map(|name, value| {
-        let name = match name {
-            HeaderNameVariant::Case(name) => name.as_slice(),
-            HeaderNameVariant::Titled(name) => name.as_bytes(),
-        };
-        if !is_hop_by_hop_response(name) && !nominated.iter().any(|n| n.as_str().as_bytes().eq_ignore_ascii_case(name))
-        {
-            if skip_length && name.eq_ignore_ascii_case(b"content-length") {
-                return Ok(());
-            }
-            put_field(out, name, value.as_bytes());
+    for (name, value) in response.fields() {
+        let ends_here = is_hop_by_hop_response(name)
+            || nominated.iter().any(|nominated| nominated.as_str().as_bytes().eq_ignore_ascii_case(name))
+            || (skip_length && name.eq_ignore_ascii_case(b"content-length"));
+        if !ends_here {
+            put_field(out, name, value);
         }
-        Ok(())
-    });
+    }
     if !response.headers.contains_key(header::DATE) {
         put_date(out);
     }
@@ -90,15 +84,8 @@ pub(super) fn write_head(out: &mut BytesMut, response: &ResponseHeader, framing:
     out.put_slice(b"\r\n");
 }
 
-fn put_field(out: &mut BytesMut, name: &[u8], value: &[u8]) {
-    out.put_slice(name);
-    out.put_slice(b": ");
-    out.put_slice(value);
-    out.put_slice(b"\r\n");
-}
-
 /// Fields that the app's Connection field names beside the standard ones.
-pub(super) fn nominated(response: &ResponseHeader) -> Vec<HeaderName> {
+pub(super) fn nominated(response: &ResponseHead) -> Vec<HeaderName> {
     let values = || response.headers.get_all(header::CONNECTION).iter().map(HeaderValue::as_bytes);
     if ConnectionOptions::parse(values()).others { listed_fields(values()).collect() } else { Vec::new() }
 }
@@ -129,15 +116,15 @@ pub(super) fn date<T>(take: impl FnOnce(&str) -> T) -> T {
 mod tests {
     use super::*;
 
-    fn response(status: u16, fields: &[(&'static str, &'static str)]) -> ResponseHeader {
-        let mut response = ResponseHeader::build(status, None).unwrap();
+    fn response(status: u16, fields: &[(&'static str, &'static str)]) -> ResponseHead {
+        let mut response = ResponseHead::new(StatusCode::from_u16(status).unwrap(), 0);
         for (name, value) in fields {
-            response.append_header(*name, *value).unwrap();
+            response.headers.append(*name, HeaderValue::from_static(value));
         }
         response
     }
 
-    fn head(response: &ResponseHeader, framing: Framing, persistence: Persistence) -> String {
+    fn head(response: &ResponseHead, framing: Framing, persistence: Persistence) -> String {
         let mut out = BytesMut::new();
         write_head(&mut out, response, framing, persistence);
         String::from_utf8(out.to_vec()).unwrap()
@@ -148,47 +135,47 @@ mod tests {
         let response = response(
             200,
             &[
-                ("Connection", "close, X-Secret, Date"),
-                ("Keep-Alive", "timeout=2"),
-                ("Transfer-Encoding", "chunked"),
-                ("X-Secret", "1"),
-                ("X-App", "1"),
+                ("connection", "close, X-Secret, Date"),
+                ("keep-alive", "timeout=2"),
+                ("transfer-encoding", "chunked"),
+                ("x-secret", "1"),
+                ("x-app", "1"),
                 ("date", "then"),
             ],
         );
         assert_eq!(
             head(&response, Framing::Chunked, Persistence::Keep),
-            "HTTP/1.1 200 OK\r\nX-App: 1\r\ndate: then\r\nTransfer-Encoding: chunked\r\n\r\n"
+            "HTTP/1.1 200 OK\r\nx-app: 1\r\ndate: then\r\nTransfer-Encoding: chunked\r\n\r\n"
         );
     }
 
     #[test]
     fn an_app_cannot_take_the_length_off_its_answer() {
-        let response = response(200, &[("Connection", "Content-Length, X-A"), ("Content-Length", "5"), ("X-A", "1")]);
+        let response = response(200, &[("connection", "Content-Length, X-A"), ("content-length", "5"), ("x-a", "1")]);
         let head = head(&response, Framing::Length(5), Persistence::Keep);
-        assert!(head.contains("Content-Length: 5\r\n") && !head.contains("X-A"), "{head}");
+        assert!(head.contains("content-length: 5\r\n") && !head.contains("x-a"), "{head}");
     }
 
     #[test]
     fn framing_by_method_status_and_version() {
         let plain = response(200, &[]);
-        let counted = response(200, &[("Content-Length", "5")]);
-        let of = |r: &ResponseHeader, method: Method, version| Framing::of(r, &method, version);
+        let counted = response(200, &[("content-length", "5")]);
+        let of = |r: &ResponseHead, method: Method, version| Framing::of(r, &method, version);
         assert_eq!(of(&plain, Method::GET, Version::HTTP_11), Some(Framing::Chunked));
         assert_eq!(of(&plain, Method::GET, Version::HTTP_10), Some(Framing::UntilClose));
         assert_eq!(of(&counted, Method::GET, Version::HTTP_10), Some(Framing::Length(5)));
         assert_eq!(of(&counted, Method::HEAD, Version::HTTP_11), Some(Framing::None));
         assert_eq!(of(&response(204, &[]), Method::GET, Version::HTTP_11), Some(Framing::None));
-        assert_eq!(of(&response(304, &[("Content-Length", "5")]), Method::GET, Version::HTTP_11), Some(Framing::None));
-        assert_eq!(of(&response(200, &[("Content-Length", "x")]), Method::GET, Version::HTTP_11), None);
+        assert_eq!(of(&response(304, &[("content-length", "5")]), Method::GET, Version::HTTP_11), Some(Framing::None));
+        assert_eq!(of(&response(200, &[("content-length", "x")]), Method::GET, Version::HTTP_11), None);
     }
 
     #[test]
     fn a_date_is_added_and_persistence_is_said() {
-        let text = head(&response(204, &[("Content-Length", "0")]), Framing::None, Persistence::Close);
+        let text = head(&response(204, &[("content-length", "0")]), Framing::None, Persistence::Close);
         assert!(text.contains("\r\nDate: "), "{text}");
         assert!(text.ends_with("\r\nConnection: close\r\n\r\n"), "{text}");
-        assert!(!text.contains("Content-Length"), "{text}");
+        assert!(!text.contains("content-length"), "{text}");
         assert!(
             head(&response(200, &[]), Framing::Length(0), Persistence::KeepSaid).contains("Connection: keep-alive\r\n")
         );

@@ -14,10 +14,10 @@ mod wire;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::message::{RequestHead, ResponseHead};
 use bytes::BytesMut;
 use http::{Method, StatusCode, Version};
 use pingora_error::{Error, ErrorType, Result};
-use pingora_http::{RequestHeader, ResponseHeader};
 use tokio::time::Instant;
 
 use crate::cache::tap::Tap;
@@ -56,7 +56,7 @@ pub struct Session {
     /// The timer of the connection, for as long as the session has it.
     alarm: Alarm,
     exchange: Arc<Exchange>,
-    request: RequestHeader,
+    request: RequestHead,
     method: Method,
     version: Version,
     /// The body as it goes to the app, once it was received whole.
@@ -69,7 +69,7 @@ pub struct Session {
     body_waited: Duration,
     expects_continue: bool,
     keep_alive: bool,
-    response: Option<Box<ResponseHeader>>,
+    response: Option<Box<ResponseHead>>,
     framing: Framing,
     /// The response came to its end, if only into the backlog.
     ended: bool,
@@ -141,11 +141,11 @@ impl Session {
     }
 
     #[must_use]
-    pub fn request(&self) -> &RequestHeader {
+    pub fn request(&self) -> &RequestHead {
         &self.request
     }
 
-    pub fn request_mut(&mut self) -> &mut RequestHeader {
+    pub fn request_mut(&mut self) -> &mut RequestHead {
         &mut self.request
     }
 

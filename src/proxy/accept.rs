@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use crate::message::RequestHead;
 use http::{HeaderValue, Method, header};
-use pingora_http::RequestHeader;
 
 use crate::cache::entry::Entry;
 use crate::config::model::{Action, Balance, HashKey, HeadLimits, RedirectPiece, RedirectTemplate, Route};
@@ -36,7 +36,7 @@ pub enum Next {
 ///
 /// # Errors
 /// Why it is refused.
-pub fn accept(request: &mut RequestHeader, active: &mut Active) -> Result<Next, Rejection> {
+pub fn accept(request: &mut RequestHead, active: &mut Active) -> Result<Next, Rejection> {
     let exchange = active.exchange.clone();
     if let Some(refusal) = &exchange.refusal {
         return Err(refusal.clone());
@@ -55,9 +55,9 @@ pub fn accept(request: &mut RequestHeader, active: &mut Active) -> Result<Next, 
         // requests of many, and may have opened its connection for any of them.
         return Err(Rejection::new(Reason::WrongHost, format!("the connection was opened for {asked}")));
     }
-    let (path, query) = split_query(request.raw_path());
+    let (path, query) = split_query(&request.target);
     if is_to_be_secured(&exchange, path) {
-        let location = secure_location(&exchange, host.as_ref(), request.raw_path())?;
+        let location = secure_location(&exchange, host.as_ref(), &request.target)?;
         return Ok(Next::Answer(Box::new(Answer::empty(308).with(header::LOCATION, location))));
     }
     if request.method == Method::OPTIONS && path == b"*" {
@@ -119,7 +119,7 @@ pub fn accept(request: &mut RequestHeader, active: &mut Active) -> Result<Next, 
 
 /// The answer to what a browser asks beforehand, if the route that it asks for says who may; its methods need not name OPTIONS.
 fn preflight(
-    request: &RequestHeader,
+    request: &RequestHead,
     active: &mut Active,
     exchange: &Exchange,
     host: Option<&str>,
@@ -178,7 +178,7 @@ fn bad_target(error: crate::route::target::TargetError) -> Rejection {
 }
 
 /// An announced body is judged before anything is done for it; one that is not is counted as it comes.
-fn check_body(exchange: &Exchange, request: &RequestHeader, route: &Route) -> Result<(), Rejection> {
+fn check_body(exchange: &Exchange, request: &RequestHead, route: &Route) -> Result<(), Rejection> {
     exchange.control.set_max_body(route.max_body);
     let announced =
         request.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
@@ -214,7 +214,7 @@ fn check_head(exchange: &Exchange, limits: Option<HeadLimits>, route: &Route) ->
 
 /// What the endpoint is chosen by: a number for the value of the key, the same in every process. None where the request has no
 /// such value.
-fn hash_of(key: &HashKey, host: Option<&str>, path: &[u8], request: &RequestHeader, active: &Active) -> Option<u64> {
+fn hash_of(key: &HashKey, host: Option<&str>, path: &[u8], request: &RequestHead, active: &Active) -> Option<u64> {
     match key {
         HashKey::ClientIp => active.client.map(|ip| match ip.to_canonical() {
             IpAddr::V4(ip) => key_number(&ip.octets()),

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
+use crate::message::RequestHead;
 use http::HeaderValue;
-use pingora_http::RequestHeader;
 
 use crate::access::Access;
 use crate::access::credentials::Credentials;
@@ -44,7 +44,7 @@ pub fn admit(active: &Active, access: Option<&Arc<Access>>, path: &[u8]) -> Resu
 ///
 /// # Errors
 /// There is none.
-pub fn begin(request: &RequestHeader, active: &mut Active, access: Option<&Arc<Access>>) -> Result<(), Rejection> {
+pub fn begin(request: &RequestHead, active: &mut Active, access: Option<&Arc<Access>>) -> Result<(), Rejection> {
     let Some(gate) = access.and_then(|access| access.gate.as_ref()) else { return Ok(()) };
     let Some(credentials) = Credentials::of(&request.headers) else { return Err(Reason::Unauthorized.into()) };
     if active.exchange.snapshot.shared.logins.remembers(gate, &credentials) {

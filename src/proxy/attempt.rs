@@ -2,7 +2,7 @@
 //!
 //! A connection that could not be made cost the app nothing: any method is tried elsewhere at once, and then waits in the queue
 //! for an endpoint to come back. An exchange that failed before a byte of the response is tried once more only if its method is
-//! safe to repeat. Nothing else is: Pingora's own default would send a POST again on a reused connection.
+//! safe to repeat. Nothing else is: an app may have done what a POST asks for, and closed before it said so.
 
 use std::io;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use crate::spool::Keep;
 use crate::upstream::endpoint::{Endpoint, Lease};
 use crate::upstream::socket::{self, Failure};
 use crate::upstream::stream::Broken;
-use crate::upstream::{Refused, Wanted};
+use crate::upstream::{Refused, Upstream, Wanted};
 
 /// Waits for a slot and a connection on it. The client is watched meanwhile: whoever leaves gives up the place at once.
 ///
@@ -90,7 +90,11 @@ async fn connect(active: &mut Active) -> bool {
         None => Err(io::Error::other("its name has another address by now")),
         Some(tls) => {
             // Whoever is to find out whether an endpoint can be connected to has to connect.
-            let pooled = if endpoint.is_reachable() { endpoint.pool.take(tls.as_ref()) } else { None };
+            let pooled = if endpoint.is_reachable() {
+                endpoint.pool.take(tls.as_ref(), !may_be_repeated(active, upstream))
+            } else {
+                None
+            };
             if let Some(stream) = pooled {
                 Ok(stream)
             } else {
@@ -178,9 +182,7 @@ pub fn failed(active: &mut Active, failed: &Failed, begun: bool) {
     if let Some(wanted) = &mut active.wanted {
         wanted.record_tried(endpoint);
     }
-    let is_whole = !active.exchange.has_body || active.buffers_request;
-    let repeatable = is_safe(&active.exchange.method) && is_whole && !outcome.client_gone();
-    if !broke || !repeatable || active.idempotent_retries >= upstream.config.retry.idempotent {
+    if !broke || outcome.client_gone() || !may_be_repeated(active, &upstream) {
         return;
     }
     if upstream.budget.withdraw() {
@@ -205,6 +207,12 @@ pub fn outlived(active: &mut Active) -> Option<(Lease, EndpointOverdue)> {
     }
     let overdue = endpoint.metrics.enter_overdue();
     Some((lease, overdue))
+}
+
+/// Whether the exchange may be made once more where it breaks before the app has said anything.
+fn may_be_repeated(active: &Active, upstream: &Upstream) -> bool {
+    let is_whole = !active.exchange.has_body || active.buffers_request;
+    is_safe(&active.exchange.method) && is_whole && active.idempotent_retries < upstream.config.retry.idempotent
 }
 
 /// There is to be another exchange.

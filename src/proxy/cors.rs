@@ -1,9 +1,8 @@
 //! Cross-origin resource sharing (Fetch Standard, section 3.3): what browsers ask beforehand is answered here, and what they then ask gets
 //! the fields by which a page may read the answer, the app's or ours.
 
+use crate::message::{RequestHead, ResponseHead};
 use http::{HeaderMap, HeaderValue, Method, header};
-use pingora_error::Result;
-use pingora_http::{RequestHeader, ResponseHeader};
 
 use crate::config::model::{Cors, OriginPattern};
 use crate::proxy::rejection::{Reason, Rejection};
@@ -17,7 +16,7 @@ const VARY_PREFLIGHT: HeaderValue =
 
 /// The method a preflight request asks for; none if it is no preflight. An OPTIONS of another kind is the app's.
 #[must_use]
-pub fn preflighted(request: &RequestHeader) -> Option<Method> {
+pub fn preflighted(request: &RequestHead) -> Option<Method> {
     if request.method != Method::OPTIONS || !request.headers.contains_key(header::ORIGIN) {
         return None;
     }
@@ -84,27 +83,25 @@ pub fn answer(request: &HeaderMap, cors: &Cors, method: &Method) -> Result<Answe
 }
 
 /// Adds what lets a page of `origin` read an answer, unless the app has said itself who may.
-///
-/// # Errors
-/// None that a valid configuration can cause.
-pub fn add(response: &mut ResponseHeader, cors: &Cors, origin: Option<&HeaderValue>) -> Result<()> {
+pub fn add(response: &mut ResponseHead, cors: &Cors, origin: Option<&HeaderValue>) {
     if response.headers.keys().any(|name| name.as_str().starts_with("access-control-")) {
-        return Ok(());
+        return;
     }
     // Whoever is asked by another origin, or by none, gets another answer.
     if !is_for_any(cors) && !varies_by_origin(&response.headers) {
-        response.append_header(header::VARY, "Origin")?;
+        response.headers.append(header::VARY, HeaderValue::from_static("Origin"));
     }
-    let Some(origin) = origin else { return Ok(()) };
-    response.insert_header(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone())?;
+    let Some(origin) = origin else { return };
+    response.headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
     if cors.credentials {
-        response.insert_header(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, TRUE)?;
+        response.headers.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, TRUE);
     }
     if !cors.expose.is_empty() {
         let names: Vec<&str> = cors.expose.iter().map(http::HeaderName::as_str).collect();
-        response.insert_header(header::ACCESS_CONTROL_EXPOSE_HEADERS, names.join(", "))?;
+        if let Ok(names) = HeaderValue::try_from(names.join(", ")) {
+            response.headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, names);
+        }
     }
-    Ok(())
 }
 
 /// Whether everybody gets the same answer.

@@ -45,25 +45,31 @@ impl From<Broken> for Failed {
 /// speak another protocol. What else became of it is in the request's state.
 pub(super) async fn run(session: &mut Session, active: &mut Active) -> Option<Upgraded> {
     let mut stream = active.connection.take()?;
-    match exchange(session, active, &mut stream).await {
-        Ok(None) => None,
-        Ok(Some(Switched)) => stream.into_upgraded(),
+    let ended = match exchange(session, active, &mut stream).await {
+        Ok(Passed::Switched) => return stream.into_upgraded(),
+        Ok(Passed::More) => Ok(()),
+        Ok(Passed::All(last)) => {
+            // What the app has got of a request that is not whole must not be given an end.
+            stream.give_up();
+            // Whoever sees the end of the answer may come again at once, and finds a worker that is free.
+            drop(stream);
+            active.release();
+            conclude(session, last).await
+        }
         Err(_) if session.app_is_late() && active.exchange.control.outlives_timeout() => {
             if let Some(slot) = attempt::outlived(active) {
                 tokio::spawn(see_through(stream, slot));
             }
-            None
+            return None;
         }
-        Err(failed) => {
-            attempt::failed(active, &failed, session.has_begun());
-            attempt::explain(active, &failed);
-            None
-        }
+        Err(failed) => Err(failed),
+    };
+    if let Err(failed) = ended {
+        attempt::failed(active, &failed, session.has_begun());
+        attempt::explain(active, &failed);
     }
+    None
 }
-
-/// Both sides have agreed to speak another protocol.
-struct Switched;
 
 /// What a turn of the exchange has brought.
 enum Turn {
@@ -75,11 +81,17 @@ enum Turn {
     BrokenOff(Box<Error>),
 }
 
-async fn exchange(
-    session: &mut Session,
-    active: &mut Active,
-    stream: &mut UpstreamStream,
-) -> Result<Option<Switched>, Failed> {
+/// How far the answer has come.
+enum Passed {
+    More,
+    /// To its end, of which these bytes are still to be passed on.
+    All(Bytes),
+    /// Both sides have agreed to speak another protocol.
+    Switched,
+}
+
+/// Gives the app the request, and passes on its answer, up to the end of it.
+async fn exchange(session: &mut Session, active: &mut Active, stream: &mut UpstreamStream) -> Result<Passed, Failed> {
     let expected = Expected { head_only: active.exchange.method == Method::HEAD, upgrade: active.exchange.upgrade };
     let has_body = !session.has_no_body();
     stream.begin(session.request(), has_body, expected);
@@ -98,15 +110,13 @@ async fn exchange(
             stalled = Some(Instant::now());
         }
         match turn(session, stream, gives && !is_behind, stalled).await {
-            Turn::Came(came) => match came {
-                Ok(Came::Taken) => stalled = None,
-                Ok(Came::Arrived) => match pass_on(session, active, stream).await? {
+            Turn::Came(came) => match came? {
+                Came::Taken => stalled = None,
+                Came::Arrived => match pass_on(session, active, stream).await? {
                     // Who says something has not stalled.
                     Passed::More => stalled = None,
-                    Passed::All => return Ok(None),
-                    Passed::Switched => return Ok(Some(Switched)),
+                    passed => return Ok(passed),
                 },
-                Err(broken) => return Err(broken.into()),
             },
             Turn::Body(piece) => {
                 gives = give(stream, piece?);
@@ -140,21 +150,12 @@ async fn turn(session: &mut Session, stream: &mut UpstreamStream, gives: bool, s
 
 /// Gives the app a piece of the body; whether there is more.
 fn give(stream: &mut UpstreamStream, piece: Option<Bytes>) -> bool {
-    match piece {
-        Some(piece) => stream.give(piece),
-        None => {
-            stream.give_end();
-            return false;
-        }
-    }
+    let Some(piece) = piece else {
+        stream.give_end();
+        return false;
+    };
+    stream.give(piece);
     true
-}
-
-/// How far the answer has come.
-enum Passed {
-    More,
-    All,
-    Switched,
 }
 
 /// Passes on what has come of the answer, all of it in one write where that is possible.
@@ -172,20 +173,15 @@ async fn pass_on(session: &mut Session, active: &mut Active, stream: &mut Upstre
             Some(Piece::Interim) => active.attempt.begun = true,
             Some(Piece::Head(mut head)) => {
                 response::judge(&mut head, active)?;
-                response::edit(&mut head, active)?;
+                response::edit(&mut head, active);
                 session.take_header(head)?;
             }
+            Some(Piece::Body(data)) if stream.is_done() => return Ok(Passed::All(data)),
             Some(Piece::Body(data)) => while_sending(stream, session.take_body(data)).await?,
-            Some(Piece::End) => {
-                session.take_end()?;
-                // What the app has got of a request that is not whole must not be given an end.
-                stream.give_up();
-                session.flush(Bytes::new()).await?;
-                return Ok(Passed::All);
-            }
+            Some(Piece::End) => return Ok(Passed::All(Bytes::new())),
             Some(Piece::Switched(mut head)) => {
                 response::judge(&mut head, active)?;
-                response::edit(&mut head, active)?;
+                response::edit(&mut head, active);
                 session.take_switch(head);
                 return Ok(Passed::Switched);
             }
@@ -195,6 +191,14 @@ async fn pass_on(session: &mut Session, active: &mut Active, stream: &mut Upstre
             }
         }
     }
+}
+
+/// Passes on the end of an answer.
+async fn conclude(session: &mut Session, last: Bytes) -> Result<(), Failed> {
+    session.take_body(last).await?;
+    session.take_end()?;
+    session.flush(Bytes::new()).await?;
+    Ok(())
 }
 
 /// Awaits `step`, which may wait for the client; the app gets what it was given of the request meanwhile.

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use crate::message::RequestHead;
 use http::{HeaderValue, header};
-use pingora_http::RequestHeader;
 
 use crate::observe::access_log::Entry;
 use crate::observe::metrics::{CacheResult, Method};
@@ -13,7 +13,7 @@ use crate::route::target::split_query;
 use crate::upstream::Wanted;
 
 /// Gives back what the request held, counts it and logs it. The request is there unless the session is gone.
-pub fn finish(active: &mut Active, request: Option<&RequestHeader>) {
+pub fn finish(active: &mut Active, request: Option<&RequestHead>) {
     active.finished = true;
     active.exchange.control.uncount();
     let duration = active.exchange.started.elapsed();
@@ -84,7 +84,7 @@ fn report(active: &Active, status: u16) {
     }
 }
 
-fn write_line(active: &Active, request: Option<&RequestHeader>, status: u16, duration: Duration) {
+fn write_line(active: &Active, request: Option<&RequestHead>, status: u16, duration: Duration) {
     let exchange = &active.exchange;
     let log = &exchange.snapshot.shared.access_log;
     let traced = exchange.snapshot.traces.as_ref().zip(active.steps.as_ref());

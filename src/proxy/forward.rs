@@ -5,8 +5,9 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use crate::message::RequestHead;
+use bytes::{BufMut, BytesMut};
 use http::{HeaderName, HeaderValue, header};
-use pingora_http::RequestHeader;
 
 use crate::config::model::{ClientAbort, Keepalive, Route};
 use crate::header::forwarding::{Authority, Forwarding, Listener};
@@ -29,7 +30,7 @@ const X_FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-pref
 /// # Errors
 /// The prefix to strip does not end where a byte of the client's path does.
 pub fn prepare(
-    request: &mut RequestHeader,
+    request: &mut RequestHead,
     active: &mut Active,
     route: &Route,
     upstream: &Upstream,
@@ -54,7 +55,7 @@ pub fn prepare(
         active.nonce = Some(nonce);
     }
     for name in &route.request_headers.remove {
-        request.remove_header(name);
+        request.headers.remove(name);
     }
     for (name, value) in &route.request_headers.set {
         set(request, name.clone(), value.clone());
@@ -82,24 +83,24 @@ pub fn prepare(
     Ok(())
 }
 
-fn strip_prefix(request: &mut RequestHeader, prefix: &str) -> Result<(), Rejection> {
-    let (path, query) = split_query(request.raw_path());
+fn strip_prefix(request: &mut RequestHead, prefix: &str) -> Result<(), Rejection> {
+    let (path, query) = split_query(&request.target);
     let bad = || Rejection::new(Reason::BadTarget, "the prefix to strip ends inside an encoded byte");
     let rest = strip_prefix_raw(path, prefix).ok_or_else(bad)?;
-    let mut target = Vec::with_capacity(request.raw_path().len() + 1);
+    let mut target = BytesMut::with_capacity(request.target.len() + 1);
     target.extend_from_slice(if rest.is_empty() { b"/" } else { rest });
     if let Some(query) = query {
-        target.push(b'?');
+        target.put_u8(b'?');
         target.extend_from_slice(query);
     }
-    request.set_raw_path(&target).map_err(|_| bad())?;
+    request.target = target.freeze();
     let prefix = HeaderValue::from_str(prefix).map_err(|_| bad())?;
     set(request, X_FORWARDED_PREFIX, prefix);
     Ok(())
 }
 
 /// One value each, whatever the client claimed.
-fn set_forwarding(request: &mut RequestHeader, active: &Active, host: Option<(&HeaderValue, Option<u16>)>) {
+fn set_forwarding(request: &mut RequestHead, active: &Active, host: Option<(&HeaderValue, Option<u16>)>) {
     let origin = origin(&active.exchange);
     // A trusted proxy's word on the host counts where it is a host, and one that is served: many pass on what the client said.
     let allowed = &active.exchange.snapshot.allowed_hosts;
@@ -119,7 +120,7 @@ fn set_forwarding(request: &mut RequestHeader, active: &Active, host: Option<(&H
 }
 
 /// Whom the client has shown to be. What it says itself was left out when the head was read.
-fn set_identity(request: &mut RequestHeader, active: &Active) {
+fn set_identity(request: &mut RequestHead, active: &Active) {
     let Some(client) = active.exchange.facts.tls.as_ref().and_then(|tls| tls.client.as_ref()) else { return };
     set(request, X_CLIENT_CERT_SUBJECT, client.subject.clone());
     set(request, X_CLIENT_CERT_SHA256, client.fingerprint.clone());
@@ -127,17 +128,18 @@ fn set_identity(request: &mut RequestHeader, active: &Active) {
 
 /// The step that the app's own follow: ours, where it is sent to a collector. Else what a client says goes on as it is, unless it wants
 /// more recorded than it may.
-fn set_trace(request: &mut RequestHeader, active: &Active) {
+fn set_trace(request: &mut RequestHead, active: &Active) {
     let trace = active.trace;
     if !trace.received {
         // It belongs to a trace that could not be read.
-        request.remove_header(&TRACESTATE);
-        request.remove_header(&TRACEPARENT);
+        request.headers.remove(TRACESTATE);
     }
     if let Some(steps) = &active.steps {
         set(request, TRACEPARENT, trace.at(steps.client).field());
     } else if trace.received || active.exchange.snapshot.config.tracing.start {
         set(request, TRACEPARENT, trace.field());
+    } else {
+        request.headers.remove(TRACEPARENT);
     }
 }
 
@@ -155,7 +157,6 @@ fn request_start(received: SystemTime) -> HeaderValue {
     HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static("t=0"))
 }
 
-fn set(request: &mut RequestHeader, name: HeaderName, value: HeaderValue) {
-    // Cannot fail for a name and a value that are valid already.
-    let _ = request.insert_header(name, value);
+fn set(request: &mut RequestHead, name: HeaderName, value: HeaderValue) {
+    request.headers.insert(name, value);
 }

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
+use crate::message::{RequestHead, ResponseHead};
 use http::HeaderName;
-use pingora_http::{RequestHeader, ResponseHeader};
 
 use crate::proxy::context::Active;
 use crate::proxy::rejection::{Reason, Rejection};
@@ -19,7 +19,7 @@ const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy"
 /// # Errors
 /// The request is refused.
 pub fn begin(
-    request: &RequestHeader,
+    request: &RequestHead,
     active: &mut Active,
     limits: Option<&Arc<Limits>>,
     host: Option<&str>,
@@ -63,16 +63,11 @@ fn conclude(active: &mut Active, mut verdict: Verdict) -> Result<(), Rejection> 
 }
 
 /// Says on an answer how much is left. What an app says of limits of its own stays.
-///
-/// # Errors
-/// None that a valid configuration can cause.
-pub fn add_fields(response: &mut ResponseHeader, active: &Active) -> pingora_error::Result<()> {
-    let Some((state, policy)) = active.limited.as_ref().and_then(|verdict| verdict.fields.as_ref()) else {
-        return Ok(());
-    };
+pub fn add_fields(response: &mut ResponseHead, active: &Active) {
+    let Some((state, policy)) = active.limited.as_ref().and_then(|verdict| verdict.fields.as_ref()) else { return };
     if response.headers.contains_key(RATE_LIMIT) || response.headers.contains_key(RATE_LIMIT_POLICY) {
-        return Ok(());
+        return;
     }
-    response.insert_header(RATE_LIMIT, state.clone())?;
-    response.insert_header(RATE_LIMIT_POLICY, policy.clone())
+    response.headers.insert(RATE_LIMIT, state.clone());
+    response.headers.insert(RATE_LIMIT_POLICY, policy.clone());
 }

@@ -1,9 +1,9 @@
 //! The only writer of our own answers: each carries the request id and says why, in HTML or as a problem document (RFC 9457).
 
+use crate::message::{RequestHead, ResponseHead};
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use pingora_error::Result;
-use pingora_http::{RequestHeader, ResponseHeader};
 
 use crate::config::model::ErrorPage;
 use crate::edge::session::Session;
@@ -90,11 +90,8 @@ pub async fn answer(session: &mut Session, active: &mut Active, mut answer: Box<
         }
         active.rejection = Some(rejection);
     }
-    let written = match head(session.request(), active, &answer) {
-        Ok((head, body)) => Box::pin(write(session, head, body)).await,
-        Err(error) => Err(error),
-    };
-    if let Err(error) = written {
+    let (head, body) = head(session.request(), active, &answer);
+    if let Err(error) = Box::pin(write(session, head, body)).await {
         tracing::debug!(%error, "an answer of ours was not taken");
     }
 }
@@ -103,29 +100,29 @@ pub async fn answer(session: &mut Session, active: &mut Active, mut answer: Box<
 ///
 /// # Errors
 /// The client does not take it.
-pub async fn write(session: &mut Session, head: ResponseHeader, body: Bytes) -> Result<()> {
+pub async fn write(session: &mut Session, head: ResponseHead, body: Bytes) -> Result<()> {
     session.take_header(Box::new(head))?;
     session.take_body(body).await?;
     session.take_end()?;
     session.flush(Bytes::new()).await
 }
 
-fn head(request: &RequestHeader, active: &Active, answer: &Answer) -> Result<(ResponseHeader, Bytes)> {
+fn head(request: &RequestHead, active: &Active, answer: &Answer) -> (ResponseHead, Bytes) {
     let (body, content_type) = body(request, active, answer);
     let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let mut head = ResponseHeader::build_no_case(status, Some(answer.fields.len() + 6))?;
+    let mut head = ResponseHead::new(status, answer.fields.len() + 12);
     if let Some(content_type) = content_type {
-        head.insert_header(header::CONTENT_TYPE, content_type)?;
+        head.headers.insert(header::CONTENT_TYPE, content_type);
     }
     if !matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
-        head.insert_header(header::CONTENT_LENGTH, body.len())?;
+        head.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
     }
     for (name, value) in &answer.fields {
-        head.append_header(name.clone(), value.clone())?;
+        head.headers.append(name, value.clone());
     }
-    head.insert_header(X_REQUEST_ID, active.request_id.clone())?;
-    edit_for_route(&mut head, active, false)?;
-    Ok((head, body))
+    head.headers.insert(X_REQUEST_ID, active.request_id.clone());
+    edit_for_route(&mut head, active, false);
+    (head, body)
 }
 
 /// Whether the next request on the connection could be misread, or would have to wait for a body nobody wants.
@@ -135,7 +132,7 @@ fn ends_connection(reason: Reason, session: &Session) -> bool {
 }
 
 /// The body and its type; nothing is explained where the operator gave a page for it.
-fn body(request: &RequestHeader, active: &Active, answer: &Answer) -> (Bytes, Option<HeaderValue>) {
+fn body(request: &RequestHead, active: &Active, answer: &Answer) -> (Bytes, Option<HeaderValue>) {
     match &answer.body {
         Body::Empty => (Bytes::new(), None),
         Body::Given(body, content_type) => (body.clone(), Some(content_type.clone())),
@@ -155,7 +152,7 @@ fn page(reason: Reason, active: &Active) -> Option<&ErrorPage> {
 }
 
 /// Browsers name HTML; what names nothing, or anything, is a program.
-fn wants_html(request: &RequestHeader) -> bool {
+fn wants_html(request: &RequestHead) -> bool {
     request.headers.get_all(header::ACCEPT).iter().any(|value| {
         value.as_bytes().split(|b| *b == b',').any(|range| {
             let mut parts = range.split(|b| *b == b';').map(<[u8]>::trim_ascii);

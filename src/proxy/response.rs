@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use crate::message::ResponseHead;
 use http::{HeaderName, StatusCode, header};
 use pingora_error::{Error, ErrorType, Result};
-use pingora_http::ResponseHeader;
 
 use crate::header::request_id::X_REQUEST_ID;
 use crate::header::stream::{is_event_stream, is_stream};
@@ -24,7 +24,7 @@ const X_ACCEL_REDIRECT: HeaderName = HeaderName::from_static("x-accel-redirect")
 ///
 /// # Errors
 /// The app asks for an internal redirect: without one its answer would be empty.
-pub fn judge(response: &mut ResponseHeader, active: &mut Active) -> Result<()> {
+pub fn judge(response: &mut ResponseHead, active: &mut Active) -> Result<()> {
     active.attempt.begun = true;
     if response.status.is_informational() && response.status != StatusCode::SWITCHING_PROTOCOLS {
         return Ok(());
@@ -57,7 +57,7 @@ pub fn judge(response: &mut ResponseHeader, active: &mut Active) -> Result<()> {
     let instructions: Vec<HeaderName> =
         response.headers.keys().filter(|name| name.as_str().starts_with("x-accel-")).cloned().collect();
     for name in instructions {
-        response.remove_header(&name);
+        response.headers.remove(&name);
     }
     Ok(())
 }
@@ -69,25 +69,17 @@ fn route_read_timeout(active: &Active) -> Option<Duration> {
 }
 
 /// Adds what every answer carries, and what the route asks for.
-///
-/// # Errors
-/// None that a valid configuration can cause.
-pub fn edit(response: &mut ResponseHeader, active: &Active) -> Result<()> {
-    if !response.headers.contains_key(X_REQUEST_ID) {
-        response.insert_header(X_REQUEST_ID, active.request_id.clone())?;
-    }
+pub fn edit(response: &mut ResponseHead, active: &Active) {
+    response.headers.entry(X_REQUEST_ID).or_insert_with(|| active.request_id.clone());
     if let Some(visit) = active.visit.as_deref().filter(|visit| visit.way != Way::Unsafe) {
-        cache::add_status(response, visit, None)?;
+        cache::add_status(response, visit, None);
     }
-    edit_for_route(response, active, response.status == StatusCode::NOT_MODIFIED)
+    edit_for_route(response, active, response.status == StatusCode::NOT_MODIFIED);
 }
 
 /// Security fields, and the route's own additions and removals, on the app's answers and on ours. `is_short`: it lacks fields that the
 /// app's answer had.
-///
-/// # Errors
-/// None that a valid configuration can cause.
-pub fn edit_for_route(response: &mut ResponseHeader, active: &Active, is_short: bool) -> Result<()> {
+pub fn edit_for_route(response: &mut ResponseHead, active: &Active, is_short: bool) {
     let snapshot = &active.exchange.snapshot;
     let route = active.route.and_then(|index| snapshot.route(index)).map(|(route, _)| route);
     let security = route.map_or(&snapshot.config.security, |route| &route.security);
@@ -96,20 +88,19 @@ pub fn edit_for_route(response: &mut ResponseHeader, active: &Active, is_short: 
     // Whoever is told a shorter time forgets the longer one of the app (RFC 6797 section 8.1).
     let https =
         active.https && (says_hsts || !app_says_hsts || security.hsts.as_ref().is_some_and(|hsts| hsts.overrides));
-    security::add(response, security, active.https, https, active.nonce.as_ref(), is_short)?;
-    let Some(route) = route else { return Ok(()) };
+    security::add(response, security, active.https, https, active.nonce.as_ref(), is_short);
+    let Some(route) = route else { return };
     if let Some(cors) = &route.cors {
-        cors::add(response, cors, active.origin.as_ref())?;
+        cors::add(response, cors, active.origin.as_ref());
     }
-    limit::add_fields(response, active)?;
+    limit::add_fields(response, active);
     if route.server_timing {
-        timing::add(response, active)?;
+        timing::add(response, active);
     }
     for name in &route.response_headers.remove {
-        response.remove_header(name);
+        response.headers.remove(name);
     }
     for (name, value) in &route.response_headers.set {
-        response.insert_header(name.clone(), value.clone())?;
+        response.headers.insert(name, value.clone());
     }
-    Ok(())
 }

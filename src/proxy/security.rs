@@ -2,10 +2,10 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use crate::message::ResponseHead;
 use aws_lc_rs::rand;
+use http::header::Entry;
 use http::{HeaderName, HeaderValue, StatusCode, header};
-use pingora_error::Result;
-use pingora_http::ResponseHeader;
 
 use crate::config::model::{Csp, Hsts, SecurityField, SecurityHeaders};
 
@@ -22,30 +22,25 @@ pub fn nonce() -> Option<HeaderValue> {
 
 /// Adds a set to an answer. A 304 of an app is short of fields that its answer had: what is added to it would take their place in what
 /// the client has kept (RFC 9111 section 3.2), so with `is_short` it gets only what goes before the app's anyway.
-///
-/// # Errors
-/// None that a valid configuration can cause.
 pub fn add(
-    response: &mut ResponseHeader,
+    response: &mut ResponseHead,
     set: &SecurityHeaders,
     https: bool,
     says_hsts: bool,
     nonce: Option<&HeaderValue>,
     is_short: bool,
-) -> Result<()> {
+) {
     for name in &set.remove {
-        if response.headers.contains_key(name) {
-            response.remove_header(name);
-        }
+        response.headers.remove(name);
     }
     // Before ours is there, unless that takes its place.
     let stays = set.csp.as_ref().is_none_or(|csp| !csp.overrides() || *csp.name() != header::CONTENT_SECURITY_POLICY);
     let app_says_who_frames = stays && says_who_frames(response);
     if let Some(hsts) = set.hsts.as_ref().filter(|_| says_hsts) {
-        add_hsts(response, hsts)?;
+        add_hsts(response, hsts);
     }
     match &set.csp {
-        Some(Csp::Fixed(field)) if field.overrides || !is_short => add_field(response, field)?,
+        Some(Csp::Fixed(field)) if field.overrides || !is_short => add_field(response, field),
         // What the client has kept has the nonce that it came with.
         Some(Csp::Nonce { name, parts, overrides })
             if response.status != StatusCode::NOT_MODIFIED && (*overrides || !response.headers.contains_key(name)) =>
@@ -53,7 +48,9 @@ pub fn add(
             // An answer of ours has no script that would need it, and gets one that nobody knows.
             let nonce = nonce.cloned().or_else(self::nonce);
             let nonce = nonce.as_ref().and_then(|nonce| nonce.to_str().ok()).unwrap_or_default();
-            response.insert_header(name.clone(), parts.join(nonce))?;
+            if let Ok(policy) = HeaderValue::try_from(parts.join(nonce)) {
+                response.headers.insert(name, policy);
+            }
         }
         Some(_) | None => {}
     }
@@ -61,35 +58,37 @@ pub fn add(
         if field.name == header::X_FRAME_OPTIONS && app_says_who_frames && !field.overrides {
             continue;
         }
-        add_field(response, field)?;
+        add_field(response, field);
     }
     if set.harden_cookies {
-        harden_cookies(response, https)?;
+        harden_cookies(response, https);
     }
-    Ok(())
 }
 
-fn add_field(response: &mut ResponseHeader, field: &SecurityField) -> Result<()> {
-    if field.overrides || !response.headers.contains_key(&field.name) {
-        response.insert_header(field.name.clone(), field.value.clone())?;
+fn add_field(response: &mut ResponseHead, field: &SecurityField) {
+    match response.headers.entry(&field.name) {
+        Entry::Vacant(vacant) => drop(vacant.insert(field.value.clone())),
+        Entry::Occupied(mut occupied) if field.overrides => drop(occupied.insert(field.value.clone())),
+        Entry::Occupied(_) => {}
     }
-    Ok(())
 }
 
-fn add_hsts(response: &mut ResponseHeader, hsts: &Hsts) -> Result<()> {
+fn add_hsts(response: &mut ResponseHead, hsts: &Hsts) {
     if !hsts.overrides && response.headers.contains_key(header::STRICT_TRANSPORT_SECURITY) {
-        return Ok(());
+        return;
     }
     if hsts.ramp_from.is_some() {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        let value = format!("max-age={}{}", hsts.max_age_at(now), hsts.directives);
-        return response.insert_header(header::STRICT_TRANSPORT_SECURITY, value);
+        if let Ok(value) = HeaderValue::try_from(format!("max-age={}{}", hsts.max_age_at(now), hsts.directives)) {
+            response.headers.insert(header::STRICT_TRANSPORT_SECURITY, value);
+        }
+        return;
     }
-    response.insert_header(header::STRICT_TRANSPORT_SECURITY, hsts.value.clone())
+    response.headers.insert(header::STRICT_TRANSPORT_SECURITY, hsts.value.clone());
 }
 
 /// Whether a policy that is in force says who may frame the page: it goes before X-Frame-Options where both are known.
-fn says_who_frames(response: &ResponseHeader) -> bool {
+fn says_who_frames(response: &ResponseHead) -> bool {
     let policies = response.headers.get_all(header::CONTENT_SECURITY_POLICY).iter().map(HeaderValue::as_bytes);
     let mut directives = policies.flat_map(|policy| policy.split(|byte| matches!(byte, b';' | b',')));
     directives.any(|directive| {
@@ -99,19 +98,18 @@ fn says_who_frames(response: &ResponseHeader) -> bool {
 }
 
 /// Adds what a cookie lacks (RFC 6265bis section 4.1.2).
-fn harden_cookies(response: &mut ResponseHeader, https: bool) -> Result<()> {
+fn harden_cookies(response: &mut ResponseHead, https: bool) {
     if !response.headers.contains_key(header::SET_COOKIE) {
-        return Ok(());
+        return;
     }
     let cookies: Vec<HeaderValue> = response.headers.get_all(header::SET_COOKIE).iter().cloned().collect();
     let hardened: Vec<HeaderValue> = cookies.iter().map(|cookie| hardened(cookie, https)).collect();
     if hardened != cookies {
-        response.remove_header(&header::SET_COOKIE);
+        response.headers.remove(header::SET_COOKIE);
         for cookie in hardened {
-            response.append_header(header::SET_COOKIE, cookie)?;
+            response.headers.append(header::SET_COOKIE, cookie);
         }
     }
-    Ok(())
 }
 
 fn hardened(cookie: &HeaderValue, https: bool) -> HeaderValue {
@@ -159,8 +157,8 @@ mod tests {
             ("default-src frame-ancestors", false),
             ("frame-ancestors-not 'none'", false),
         ] {
-            let mut response = ResponseHeader::build(200, None).unwrap();
-            response.insert_header(header::CONTENT_SECURITY_POLICY, policy).unwrap();
+            let mut response = ResponseHead::new(StatusCode::OK, 1);
+            response.headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(policy));
             assert_eq!(says_who_frames(&response), expected, "{policy}");
         }
     }

@@ -3,9 +3,8 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use http::HeaderName;
-use pingora_error::Result;
-use pingora_http::ResponseHeader;
+use crate::message::ResponseHead;
+use http::{HeaderName, HeaderValue};
 
 use crate::observe::metrics::CacheResult;
 use crate::proxy::context::Active;
@@ -14,10 +13,7 @@ use crate::upstream::Wanted;
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
 /// Says it beside what the app says. What is not known yet, the time that the response itself takes above all, is not in it.
-///
-/// # Errors
-/// None that can happen: the value is digits and names.
-pub fn add(response: &mut ResponseHeader, active: &Active) -> Result<()> {
+pub fn add(response: &mut ResponseHead, active: &Active) {
     let attempt = &active.attempt;
     let parts = [
         ("receive", active.receive_time),
@@ -37,8 +33,9 @@ pub fn add(response: &mut ResponseHeader, active: &Active) -> Result<()> {
         text.push_str(", cache;desc=");
         text.push_str(result);
     }
-    response.append_header(SERVER_TIMING, text)?;
-    Ok(())
+    if let Ok(value) = HeaderValue::try_from(text) {
+        response.headers.append(SERVER_TIMING, value);
+    }
 }
 
 /// In milliseconds.

@@ -109,10 +109,13 @@ impl Pool {
         self.changed.notify_one();
     }
 
-    /// The connection that has been idle longest and is still good; it was looked at with one system call just now.
-    /// None when a fresh one has to be made. What was connected in another way than by `tls`, as before a reload, is closed.
+    /// The connection that has been idle longest and is still good; none when a fresh one has to be made. What was connected in
+    /// another way than by `tls`, as before a reload, is closed.
+    ///
+    /// With `certain` the kernel was asked just now, with one system call. Without, the runtime was, which knows what it was told when
+    /// it last had nothing to do: for a request that can be sent again over another connection.
     #[must_use]
-    pub fn take(self: &Arc<Self>, tls: Option<&Arc<Secured>>) -> Option<UpstreamStream> {
+    pub fn take(self: &Arc<Self>, tls: Option<&Arc<Secured>>, certain: bool) -> Option<UpstreamStream> {
         let mut now = None;
         loop {
             let (mut idle, limit) = {
@@ -129,7 +132,8 @@ impl Pool {
                 self.expire(idle, now);
                 continue;
             }
-            match idle.socket.peek() {
+            let sight = if certain { idle.socket.peek() } else { idle.socket.glance() };
+            match sight {
                 Sight::Quiet => {
                     self.record_survival(age);
                     return Some(UpstreamStream::new(idle.socket, idle.tls, self.clone(), self.generation(), true));

@@ -5,8 +5,8 @@
 
 mod head;
 
+use crate::message::ResponseHead;
 use bytes::{Bytes, BytesMut};
-use pingora_http::ResponseHeader;
 
 use crate::framing::{BodyReader, Step};
 use head::{Ending, HeadReader};
@@ -23,13 +23,13 @@ pub enum Piece {
     /// An interim response; the real one follows.
     Interim,
     /// The head of the response.
-    Head(Box<ResponseHeader>),
+    Head(Box<ResponseHead>),
     /// Bytes of its body, never empty.
     Body(Bytes),
     /// It was whole.
     End,
     /// The server switches protocols as it was asked to; what it has sent since is no HTTP.
-    Switched(Box<ResponseHeader>),
+    Switched(Box<ResponseHead>),
 }
 
 /// Reads the response to one request.
@@ -111,11 +111,19 @@ impl ResponseReader {
     pub fn next(&mut self, buf: &mut BytesMut) -> Result<Option<Piece>, Malformed> {
         match &mut self.at {
             At::Head(reader) => match reader.find_end(buf)? {
-                Some(end) => self.head(buf, end).map(Some),
+                Some(end) => {
+                    let fields = reader.fields();
+                    self.head(buf, end, fields).map(Some)
+                }
                 None => Ok(None),
             },
             At::Body(body) => match body.step(buf)? {
-                Step::Data(data) => Ok(Some(Piece::Body(data))),
+                Step::Data(data) => {
+                    if body.is_done() {
+                        self.at = At::Done;
+                    }
+                    Ok(Some(Piece::Body(data)))
+                }
                 Step::NeedMore => Ok(None),
                 Step::End => {
                     self.at = At::Done;
@@ -128,10 +136,10 @@ impl ResponseReader {
         }
     }
 
-    fn head(&mut self, buf: &mut BytesMut, end: usize) -> Result<Piece, Malformed> {
+    fn head(&mut self, buf: &mut BytesMut, end: usize, fields: usize) -> Result<Piece, Malformed> {
         // Its values outlive what it was read into, which is far larger.
         let text = Bytes::copy_from_slice(buf.split_to(end).as_ref());
-        let head = head::read(&text, self.expected)?;
+        let head = head::read(&text, fields, self.expected)?;
         self.keeps = head.keeps;
         self.at = match head.ending {
             Ending::Interim => {

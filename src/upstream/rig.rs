@@ -5,10 +5,12 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use pingora_http::RequestHeader;
+use bytes::Bytes;
+use http::{Method, Version};
 use tokio::task::JoinHandle;
 
 use crate::config::model::{self, Priority};
+use crate::message::RequestHead;
 use crate::observe::metrics::Metrics;
 use crate::upstream::address::Address;
 use crate::upstream::endpoint::{Endpoint, Lease};
@@ -103,10 +105,14 @@ pub(super) async fn settle() {
     }
 }
 
+/// A GET without fields.
+pub(super) fn get(path: &str) -> RequestHead {
+    RequestHead::new(Method::GET, Bytes::copy_from_slice(path.as_bytes()), Version::HTTP_11, 0)
+}
+
 /// Sends a GET of `path`, once `server` has answered it reads the answer to its end: status and body.
 pub(super) async fn exchange(stream: &mut UpstreamStream, path: &str, server: impl AsyncFnOnce()) -> (u16, Vec<u8>) {
-    let request = RequestHeader::build_no_case("GET", path.as_bytes(), None).unwrap();
-    stream.begin(&request, false, Expected::default());
+    stream.begin(&get(path), false, Expected::default());
     stream.send().await;
     server().await;
     answer(stream).await.unwrap()

@@ -20,9 +20,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use crate::message::{RequestHead, put_field};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http::header::{CONNECTION, CONTENT_LENGTH};
-use pingora_http::RequestHeader;
 use tokio::io::AsyncWrite;
 use tokio::runtime::Handle;
 
@@ -39,6 +39,7 @@ const COPY_MAX: usize = 4 * 1024;
 
 /// One connection for one exchange.
 #[derive(Debug)]
+#[allow(clippy::struct_excessive_bools)] // Independent facts.
 pub struct UpstreamStream {
     /// None only while it is being dropped.
     socket: Option<Socket>,
@@ -155,7 +156,7 @@ impl UpstreamStream {
     }
 
     /// Begins with the head of the request; nothing is sent yet. A body that says no length is chunked.
-    pub fn begin(&mut self, request: &RequestHeader, has_body: bool, expected: Expected) {
+    pub fn begin(&mut self, request: &RequestHead, has_body: bool, expected: Expected) {
         let length = request.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
         self.body = match length {
             _ if !has_body => Body::Whole,
@@ -240,6 +241,12 @@ impl UpstreamStream {
             self.over = true;
             Broken::Malformed(why)
         })
+    }
+
+    /// Whether all of the response was made pieces of.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        self.response.is_done()
     }
 
     /// Nothing more will be given of a request that is not whole. The server hears it, or it would wait for the rest for ever, and may
@@ -350,13 +357,15 @@ impl UpstreamStream {
 }
 
 /// The head of a request as it goes over the wire.
-fn put_head(out: &mut BytesMut, request: &RequestHeader, chunked: bool) {
+fn put_head(out: &mut BytesMut, request: &RequestHead, chunked: bool) {
     out.reserve(1024);
     out.put_slice(request.method.as_str().as_bytes());
     out.put_u8(b' ');
-    out.put_slice(request.raw_path());
+    out.put_slice(&request.target);
     out.put_slice(b" HTTP/1.1\r\n");
-    request.header_to_h1_wire(out);
+    for (name, value) in &request.headers {
+        put_field(out, name.as_str().as_bytes(), value.as_bytes());
+    }
     if chunked {
         out.put_slice(b"Transfer-Encoding: chunked\r\n");
     }

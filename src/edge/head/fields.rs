@@ -1,9 +1,9 @@
 //! The fields of a head, each looked at once: what goes on to the app, what frames the body, what is kept for whoever may believe
 //! it (RFC 9112 sections 5 and 6, RFC 9110 section 7).
 
+use crate::message::RequestHead;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version, header};
-use pingora_http::RequestHeader;
 
 use super::{Dropped, Head, HeadSize, bad_host, framing, malformed};
 use crate::framing::BodyReader;
@@ -15,7 +15,7 @@ use crate::route::host::Host;
 
 /// What the fields of one head come to.
 pub struct Fields {
-    request: RequestHeader,
+    request: RequestHead,
     authority: Option<Vec<u8>>,
     host: Option<HeaderValue>,
     content_length: Option<u64>,
@@ -32,7 +32,7 @@ pub struct Fields {
 
 impl Fields {
     /// Of a head whose first line was read; `authority` is that of the target.
-    pub fn new(request: RequestHeader, authority: Option<Vec<u8>>) -> Self {
+    pub fn new(request: RequestHead, authority: Option<Vec<u8>>) -> Self {
         Self {
             request,
             authority,
@@ -114,7 +114,7 @@ impl Fields {
 
     fn keep(&mut self, name: &[u8], value: HeaderValue) -> Result<(), Rejection> {
         let name = HeaderName::from_bytes(name).map_err(|_| malformed("invalid field name"))?;
-        self.request.append_header(name, value).map_err(|_| malformed("invalid field"))?;
+        self.request.headers.append(name, value);
         Ok(())
     }
 
@@ -162,7 +162,7 @@ impl Fields {
         if self.cookies > 1
             && let Some(joined) = joined_cookies(&self.request.headers)?
         {
-            self.request.insert_header(header::COOKIE, joined).map_err(|_| malformed("invalid field value"))?;
+            self.request.headers.insert(header::COOKIE, joined);
         }
         let keep_alive = self.apply_connection(version);
         // By what goes on: a field that Connection names does not.
@@ -234,7 +234,7 @@ impl Fields {
         let options = ConnectionOptions::parse(values.iter().copied());
         if options.others {
             for name in listed_fields(values.iter().copied()) {
-                self.request.remove_header(&name);
+                self.request.headers.remove(&name);
             }
         }
         !options.close && (version == Version::HTTP_11 || options.keep_alive)

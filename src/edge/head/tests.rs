@@ -52,7 +52,7 @@ fn names(head: &Head) -> Vec<&str> {
 fn an_ordinary_request() {
     let head = read("GET /a?b=c HTTP/1.1\r\nHost: h:1\r\nX-A: 1 \r\nAccept:*/*\r\n\r\n");
     assert_eq!(head.request.method, Method::GET);
-    assert_eq!(head.request.raw_path(), b"/a?b=c");
+    assert_eq!(head.request.target, &b"/a?b=c"[..]);
     assert_eq!(head.host.unwrap(), "h:1");
     assert_eq!(head.request.headers["x-a"], "1");
     assert_eq!(head.body, BodyReader::Done);
@@ -180,13 +180,13 @@ fn hosts_are_there_once() {
 #[test]
 fn targets_take_the_form_their_method_asks_for() {
     let head = read("GET http://other:8/p?q HTTP/1.1\r\nHost: h\r\n\r\n");
-    assert_eq!(head.request.raw_path(), b"/p?q");
+    assert_eq!(head.request.target, &b"/p?q"[..]);
     assert_eq!(head.host.unwrap(), "other:8");
     assert_eq!(head.request.headers["host"], "other:8");
-    assert_eq!(read("GET HTTPS://other HTTP/1.1\r\nHost: h\r\n\r\n").request.raw_path(), b"/");
-    assert_eq!(read("OPTIONS * HTTP/1.1\r\nHost: h\r\n\r\n").request.raw_path(), b"*");
+    assert_eq!(read("GET HTTPS://other HTTP/1.1\r\nHost: h\r\n\r\n").request.target, &b"/"[..]);
+    assert_eq!(read("OPTIONS * HTTP/1.1\r\nHost: h\r\n\r\n").request.target, &b"*"[..]);
     let head = read("GET /<\"`>?<\"`>{}|^[] HTTP/1.1\r\nHost: h\r\n\r\n");
-    assert_eq!(head.request.raw_path(), b"/%3C%22%60%3E?%3C%22%60%3E{}|^[]");
+    assert_eq!(head.request.target, &b"/%3C%22%60%3E?%3C%22%60%3E{}|^[]"[..]);
     assert_eq!((&head.target[..], head.size.request_line), (b"/<\"`>?<\"`>{}|^[]".as_slice(), 45));
     for text in [
         "GET *",

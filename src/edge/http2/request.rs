@@ -1,14 +1,14 @@
 //! The strict reading of a request in HTTP/2 (RFC 9113 section 8): the library has checked its form, what it means is judged as in
 //! HTTP/1.1, by the same limits.
 
+use crate::message::RequestHead;
 use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderValue, Method, Version, header};
-use pingora_http::RequestHeader;
 
 use crate::edge::head::{
-    Fields, Head, HeadLimits, HeadSize, bad_host, check_method, escape, joined_cookies, malformed, parse_target,
-    too_large,
+    FIELDS_OURS, Fields, Head, HeadLimits, HeadSize, bad_host, check_method, escape, joined_cookies, malformed,
+    parse_target, too_large,
 };
 use crate::framing::BodyReader;
 use crate::proxy::rejection::{Reason, Rejection};
@@ -46,9 +46,8 @@ pub fn head(parts: Parts, ends: bool, limits: &HeadLimits) -> Result<Head, Rejec
         headers.insert(header::COOKIE, joined);
     }
     let size = measure_fields(request_line, &headers, limits)?;
-    let mut request = RequestHeader::build_no_case(method, &escaped, Some(size.fields + 8))
-        .map_err(|_| Rejection::new(Reason::BadTarget, "invalid request target"))?;
-    request.set_version(Version::HTTP_11);
+    let target_on = Bytes::copy_from_slice(&escaped);
+    let request = RequestHead::new(method, target_on, Version::HTTP_11, size.fields + FIELDS_OURS);
     let mut fields = Fields::new(request, None);
     let mut name = None;
     for (next, value) in headers {

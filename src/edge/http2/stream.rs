@@ -8,11 +8,11 @@ use std::io;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use crate::message::ResponseHead;
 use bytes::{Buf, Bytes, BytesMut};
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
 use http::{HeaderValue, Response, StatusCode, Version, header};
-use pingora_http::ResponseHeader;
 
 use crate::edge::http2::Live;
 use crate::edge::response_writer::{date, nominated};
@@ -127,9 +127,10 @@ impl Stream {
     }
 
     /// Takes the head of the response; it goes out with what follows.
-    pub fn take_head(&mut self, response: ResponseHeader) {
+    pub fn take_head(&mut self, response: ResponseHead) {
         let nominated = nominated(&response);
-        let mut parts: http::response::Parts = response.into();
+        let mut parts = Response::new(()).into_parts().0;
+        (parts.status, parts.headers) = (response.status, response.headers);
         // The connection to the app ends here.
         let ends_here: Vec<_> = parts
             .headers

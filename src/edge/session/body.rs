@@ -1,7 +1,7 @@
 //! The request body: taken from the client under its limits, and handed on to the app, at once or once it is whole.
 
 use bytes::{Bytes, BytesMut};
-use http::header;
+use http::{HeaderValue, header};
 use pingora_error::{Error, ErrorType, Result};
 use tokio::task::yield_now;
 use tokio::time::Instant;
@@ -40,8 +40,7 @@ impl Session {
         }
         // How a chunked body was framed is not among the fields any more.
         if !self.request.headers.contains_key(header::CONTENT_LENGTH) {
-            // Cannot fail for a name and a value that are valid already.
-            let _ = self.request.insert_header(header::CONTENT_LENGTH, spooled.len());
+            self.request.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(spooled.len()));
         }
         self.spooled = Some(Box::new(spooled));
         Ok(())

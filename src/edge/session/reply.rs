@@ -8,10 +8,10 @@ use std::io;
 use std::task::Poll;
 use std::time::Duration;
 
+use crate::message::ResponseHead;
 use bytes::Bytes;
 use http::{StatusCode, Version};
 use pingora_error::{ErrorType, Result};
-use pingora_http::ResponseHeader;
 use tokio::time::Instant;
 
 use crate::cache::tap::Passed;
@@ -49,7 +49,7 @@ impl Session {
     ///
     /// # Errors
     /// The app's head cannot be passed on.
-    pub fn take_header(&mut self, mut response: Box<ResponseHeader>) -> Result<()> {
+    pub fn take_header(&mut self, mut response: Box<ResponseHead>) -> Result<()> {
         if response.status == StatusCode::SWITCHING_PROTOCOLS {
             // No request of ours asks for it, and nothing that could be answered follows.
             return self.fail(Reason::UpstreamInvalid, ErrorType::InvalidHTTPHeader, "101 that nobody asked for");
@@ -61,7 +61,7 @@ impl Session {
         self.record_heard();
         match self.tap.as_ref().map_or(Passed::All, |tap| tap.passed()) {
             Passed::All => {}
-            Passed::NotModified => response.set_status(StatusCode::NOT_MODIFIED)?,
+            Passed::NotModified => (response.status, response.reason) = (StatusCode::NOT_MODIFIED, None),
             Passed::Nothing => return Ok(()),
         }
         let Some(framing) = Framing::of(&response, &self.method, self.version) else {
@@ -98,7 +98,7 @@ impl Session {
                 self.response = Some(response);
             }
             Wire::Http2(stream) => {
-                self.response = Some(Box::new(ResponseHeader::build_no_case(response.status, Some(0))?));
+                self.response = Some(Box::new(ResponseHead::new(response.status, 0)));
                 stream.take_head(*response);
             }
             Wire::Nobody => self.response = Some(response),
@@ -107,7 +107,7 @@ impl Session {
     }
 
     /// Takes in the head by which the app agrees to a WebSocket; what follows is [`Session::tunnel`]'s.
-    pub fn take_switch(&mut self, response: Box<ResponseHeader>) {
+    pub fn take_switch(&mut self, response: Box<ResponseHead>) {
         write_head(&mut self.out, &response, Framing::None, Persistence::Upgrade);
         self.framing = Framing::None;
         self.keep_alive = false;

@@ -3,11 +3,11 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use crate::message::ResponseHead;
 use bytes::Bytes;
 use http::header::{AGE, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, RANGE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use pingora_error::Result;
-use pingora_http::ResponseHeader;
 
 use super::{Visit, Way};
 use crate::cache::disk::FileBody;
@@ -28,10 +28,8 @@ pub const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 pub async fn answer(session: &mut Session, active: &mut Active, entry: &Entry) {
     // It is in memory already: what a slow client does not take waits there.
     active.exchange.control.spool_response(false);
-    let written = match head(session, active, entry) {
-        Ok((head, body)) => Box::pin(write(session, head, body)).await,
-        Err(error) => Err(error),
-    };
+    let (head, body) = head(session, active, entry);
+    let written = Box::pin(write(session, head, body)).await;
     if let Err(error) = written {
         tracing::debug!(%error, "an answer of the cache was not taken");
         if active.exchange.outcome.fault() == Some(Reason::SpoolFailed) {
@@ -62,7 +60,7 @@ impl Sent {
     }
 }
 
-async fn write(session: &mut Session, head: ResponseHeader, body: Sent) -> Result<()> {
+async fn write(session: &mut Session, head: ResponseHead, body: Sent) -> Result<()> {
     let (file, part) = match body {
         Sent::Bytes(bytes) => return respond::write(session, head, bytes).await,
         Sent::Part(file, part) => (file, part),
@@ -94,23 +92,21 @@ async fn write_part(session: &mut Session, file: &Arc<FileBody>, part: Range<usi
     Ok(())
 }
 
-fn head(session: &mut Session, active: &Active, entry: &Entry) -> Result<(ResponseHeader, Sent)> {
+fn head(session: &mut Session, active: &Active, entry: &Entry) -> (ResponseHead, Sent) {
     session.untap();
     let asked = active.visit.as_ref().and_then(|visit| visit.fetch.as_ref()).map(|fetch| &*fetch.asked);
     let asked = asked.unwrap_or(&session.request().headers);
     let (status, headers, body) = part(asked, &active.exchange.method, entry);
-    let mut parts = http::Response::new(()).into_parts().0;
-    parts.status = status;
-    parts.headers = headers;
-    let mut head = ResponseHeader::from(parts);
+    let mut head = ResponseHead::new(status, 0);
+    head.headers = headers;
     let now = now();
-    head.insert_header(AGE, HeaderValue::from(entry.terms.age(now)))?;
+    head.headers.insert(AGE, HeaderValue::from(entry.terms.age(now)));
     if let Some(visit) = &active.visit {
-        add_status(&mut head, visit, Some(entry.freshness(now)))?;
+        add_status(&mut head, visit, Some(entry.freshness(now)));
     }
-    head.insert_header(X_REQUEST_ID, active.request_id.clone())?;
-    edit_for_route(&mut head, active, false)?;
-    Ok((head, body))
+    head.headers.insert(X_REQUEST_ID, active.request_id.clone());
+    edit_for_route(&mut head, active, false);
+    (head, body)
 }
 
 /// What of the entry is the answer to a request with these fields.
@@ -169,10 +165,7 @@ fn part(asked: &HeaderMap, method: &Method, entry: &Entry) -> (StatusCode, Heade
 }
 
 /// Says in `Cache-Status` what the cache did (RFC 9211).
-///
-/// # Errors
-/// None: what is written are tokens and numbers.
-pub fn add_status(head: &mut ResponseHeader, visit: &Visit, freshness: Option<Freshness>) -> Result<()> {
+pub fn add_status(head: &mut ResponseHead, visit: &Visit, freshness: Option<Freshness>) {
     let mut text = String::with_capacity(48);
     text.push_str("propylon; ");
     let bypass = match visit.way {
@@ -214,7 +207,6 @@ pub fn add_status(head: &mut ResponseHeader, visit: &Visit, freshness: Option<Fr
     }
     if let Ok(value) = HeaderValue::try_from(text) {
         // Behind what caches nearer to the app have said.
-        head.append_header(CACHE_STATUS, value)?;
+        head.headers.append(CACHE_STATUS, value);
     }
-    Ok(())
 }

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::message::ResponseHead;
 use bytes::Bytes;
 use http::{Method, StatusCode, header};
-use pingora_http::ResponseHeader;
 
 use super::claim::Claim;
 use super::conclude::update;
@@ -25,7 +25,7 @@ use crate::route::target::{decode_path, split_query};
 const LEAST_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Judges the head of the app's answer, and says what is done with it. `is_stream`: it is sent as it is made.
-pub fn judge(response: &mut ResponseHeader, active: &mut Active, is_stream: bool) {
+pub fn judge(response: &mut ResponseHead, active: &mut Active, is_stream: bool) {
     let exchange = active.exchange.clone();
     let Some(visit) = active.visit.as_deref_mut() else { return };
     let cache = &exchange.snapshot.shared.cache;
@@ -96,7 +96,7 @@ pub fn judge(response: &mut ResponseHeader, active: &mut Active, is_stream: bool
 }
 
 /// A HEAD says something of what GET has left (RFC 9111 section 4.3.5).
-fn freshen(response: &ResponseHeader, visit: &mut Visit, exchange: &Exchange) {
+fn freshen(response: &ResponseHead, visit: &mut Visit, exchange: &Exchange) {
     let shared = &exchange.snapshot.shared;
     let Some(kept) =
         visit.entry.clone().filter(|kept| response.status == StatusCode::OK && kept.status == response.status)
@@ -111,7 +111,7 @@ fn freshen(response: &ResponseHeader, visit: &mut Visit, exchange: &Exchange) {
 }
 
 /// Has the body copied as it passes, and kept before its end does: whoever has the whole answer finds it kept.
-fn record(response: &ResponseHeader, tap: &Tap, head: Head, claim: Claim, rule: &Rule, budget: &Arc<Budget>) {
+fn record(response: &ResponseHead, tap: &Tap, head: Head, claim: Claim, rule: &Rule, budget: &Arc<Budget>) {
     let length = response.headers.get(header::CONTENT_LENGTH);
     let expected = length.and_then(|length| length.to_str().ok()?.parse().ok());
     let most = usize::try_from(rule.max_body).unwrap_or(usize::MAX);
@@ -146,8 +146,8 @@ fn invalidate_place(exchange: &Exchange, base: &[u8], place: &[u8]) {
     }
 }
 
-/// Of the head the fields that a 304 has; those that frame the body stay for the engine.
-fn keep_not_modified(response: &mut ResponseHeader) {
+/// Of the head the fields that a 304 has; those that frame the body stay.
+fn keep_not_modified(response: &mut ResponseHead) {
     let mut kept = conditional::not_modified(&response.headers);
     for name in [header::CONTENT_LENGTH, header::TRANSFER_ENCODING] {
         if let Some(value) = response.headers.get(&name) {
@@ -156,6 +156,6 @@ fn keep_not_modified(response: &mut ResponseHeader) {
     }
     let names: Vec<_> = response.headers.keys().filter(|name| !kept.contains_key(*name)).cloned().collect();
     for name in names {
-        response.remove_header(&name);
+        response.headers.remove(&name);
     }
 }

@@ -20,8 +20,8 @@ mod turn;
 
 use std::sync::Arc;
 
+use crate::message::RequestHead;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
-use pingora_http::RequestHeader;
 
 pub use conclude::{asks_again, conclude};
 pub use hit::{add_status, answer};
@@ -106,7 +106,7 @@ pub struct Fetch {
 
 /// Finds the rule for a request that is about to be sent to an app, and the answer that is kept for it.
 pub fn visit(
-    request: &RequestHeader,
+    request: &RequestHead,
     active: &mut Active,
     host: Option<&Host<'_>>,
     decoded: &[u8],
@@ -187,7 +187,7 @@ fn place<'a>(active: &'a Active, host: Option<&Host<'a>>) -> Place<'a> {
 }
 
 /// None for methods that neither ask for a representation nor change one.
-fn way(request: &RequestHeader, active: &Active, rule: &Rule, host_is_plain: bool) -> Option<Way> {
+fn way(request: &RequestHead, active: &Active, rule: &Rule, host_is_plain: bool) -> Option<Way> {
     let exchange = &active.exchange;
     match exchange.method {
         Method::GET | Method::HEAD => {}
@@ -209,7 +209,7 @@ fn way(request: &RequestHeader, active: &Active, rule: &Rule, host_is_plain: boo
 }
 
 impl Asks {
-    fn of(request: &RequestHeader, rule: &Rule) -> Self {
+    fn of(request: &RequestHead, rule: &Rule) -> Self {
         let says = if rule.config.ignore_client_directives {
             directives::Request::default()
         } else {

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
+use crate::message::RequestHead;
 use http::Method;
-use pingora_http::RequestHeader;
 use tokio::time::Instant;
 
 use super::elsewhere::{self, Asked};
@@ -16,7 +16,7 @@ use crate::proxy::context::Active;
 use crate::proxy::fetch;
 
 /// Begins it, unless one is under way. What the client's request has of a place in the queue goes with it.
-pub fn begin(request: &RequestHeader, active: &mut Active) {
+pub fn begin(request: &RequestHead, active: &mut Active) {
     let Some(visit) = active.visit.as_deref_mut() else { return };
     let own_lead = visit.fetch.as_deref_mut().and_then(|fetch| fetch.lead.take());
     let lead = own_lead.or_else(|| match active.exchange.snapshot.shared.cache.fetches.turn(&visit.lead_key()) {
@@ -32,10 +32,10 @@ pub fn begin(request: &RequestHeader, active: &mut Active) {
     let mut refresh = Box::new(Active::for_nobody(exchange.clone(), active));
     refresh.visit = Some(Box::new(own));
     let mut request = request.clone();
-    request.set_method(Method::GET);
+    request.method = Method::GET;
     if let Some(steps) = &active.steps {
         // Nobody tells of a step of its own: the app's hang on that of the request it was begun for.
-        let _ = request.insert_header(TRACEPARENT, active.trace.at(steps.server).field());
+        request.headers.insert(TRACEPARENT, active.trace.at(steps.server).field());
     }
     let session = Box::new(Session::for_nobody(exchange, Accepted::for_nobody(request)));
     tokio::spawn(async move {

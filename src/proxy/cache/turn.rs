@@ -166,23 +166,23 @@ pub fn prepare(session: &mut Session, active: &mut Active) {
     let request = session.request_mut();
     // They have no influence, and the app is not to be tempted.
     if fetch.asked.contains_key(header::COOKIE) {
-        request.remove_header(&header::COOKIE);
+        request.headers.remove(header::COOKIE);
     }
     if visit.way == Way::AsIs {
         return;
     }
     for name in &conditional::CONDITIONS {
-        request.remove_header(name);
+        request.headers.remove(name);
     }
     // What this client wanted is done; and what it wanted is not for all.
     for name in [header::CACHE_CONTROL, header::PRAGMA].into_iter().filter(|name| fetch.asked.contains_key(name)) {
-        request.remove_header(&name);
+        request.headers.remove(&name);
     }
     fetch.validates = false;
     if let Some(entry) = &visit.entry {
         for (name, value) in conditional::ask_whether_changed(&entry.headers) {
             fetch.validates = true;
-            let _ = request.insert_header(name, value);
+            request.headers.insert(name, value);
         }
     }
 }

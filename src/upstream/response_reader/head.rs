@@ -1,11 +1,11 @@
 //! A response's head: one meaning or none (RFC 9112 sections 4 to 6, RFC 9110 sections 5.5, 7.8 and 8.6).
 
+use crate::message::{Lines, ResponseHead};
 use bytes::Bytes;
-use http::{HeaderValue, StatusCode, Version};
-use pingora_http::ResponseHeader;
+use http::{HeaderName, HeaderValue, StatusCode};
 
 use super::Malformed;
-use crate::header::grammar::{is_text_byte, is_token_byte, trim_space};
+use crate::header::grammar::{is_text_byte, trim_space};
 
 /// Bytes of a head, and lines of it. What a client is given is bounded by them.
 const HEAD_MAX: usize = 64 * 1024;
@@ -36,7 +36,7 @@ pub(super) enum Ending {
 }
 
 pub(super) struct Head {
-    pub response: Box<ResponseHeader>,
+    pub response: Box<ResponseHead>,
     pub ending: Ending,
     /// Whether the connection is to be used again (RFC 9112 section 9.3).
     pub keeps: bool,
@@ -51,6 +51,11 @@ pub(super) struct HeadReader {
 }
 
 impl HeadReader {
+    /// How many fields a head has whose end was found.
+    pub fn fields(&self) -> usize {
+        self.lines.saturating_sub(1)
+    }
+
     /// The length of the head with its empty line, once it is whole.
     pub fn find_end(&mut self, bytes: &[u8]) -> Result<Option<usize>, Malformed> {
         while let Some(found) = memchr::memchr(b'\n', bytes.get(self.scanned..).unwrap_or_default()) {
@@ -73,18 +78,13 @@ impl HeadReader {
     }
 }
 
-/// Reads a whole head; every line is known to end with CRLF.
-pub(super) fn read(head: &Bytes, expected: Expected) -> Result<Head, Malformed> {
-    let mut lines = head.split(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
+/// Reads a whole head with so many fields; every line is known to end with CRLF.
+pub(super) fn read(head: &Bytes, fields: usize, expected: Expected) -> Result<Head, Malformed> {
+    let mut lines = Lines::of(head);
     let StatusLine { status, reason, is_old } = status_line(lines.next().unwrap_or_default())?;
-    let mut response = ResponseHeader::build(status, Some(FIELDS_USUAL)).map_err(|_| Malformed("invalid status"))?;
-    if is_old {
-        response.set_version(Version::HTTP_10);
-    }
+    let mut response = ResponseHead::of(status, head.clone(), fields + FIELDS_OURS);
     if status.canonical_reason().map(str::as_bytes) != Some(reason) {
-        let reason = std::str::from_utf8(reason).ok();
-        // It fails for control bytes alone, which are none here.
-        let _ = response.set_reason_phrase(reason);
+        response.reason = Some(head.slice_ref(reason));
     }
     let mut fields = Fields::default();
     for line in lines.take_while(|line| !line.is_empty()) {
@@ -95,8 +95,8 @@ pub(super) fn read(head: &Bytes, expected: Expected) -> Result<Head, Malformed> 
     Ok(Head { response: Box::new(response), ending, keeps })
 }
 
-/// Fields that room is made for: what an app sends, and what is added.
-const FIELDS_USUAL: usize = 24;
+/// Fields that are added on the way to the client, about.
+const FIELDS_OURS: usize = 6;
 
 struct StatusLine<'a> {
     status: StatusCode,
@@ -139,13 +139,10 @@ struct Fields {
 
 impl Fields {
     /// Takes in one line of `head`, and adds it to the response.
-    fn take(&mut self, head: &Bytes, line: &[u8], response: &mut ResponseHeader) -> Result<(), Malformed> {
+    fn take(&mut self, head: &Bytes, line: &[u8], response: &mut ResponseHead) -> Result<(), Malformed> {
         let colon = memchr::memchr(b':', line).ok_or(Malformed("field line without a colon"))?;
         let (name, value) = line.split_at_checked(colon).unwrap_or_default();
         let value = trim_space(value.get(1..).unwrap_or_default());
-        if name.is_empty() || !name.iter().all(|byte| is_token_byte(*byte)) {
-            return Err(Malformed("invalid field name"));
-        }
         // Few names are looked at, and their lengths tell most apart.
         match name.len() {
             7 if name.eq_ignore_ascii_case(b"upgrade") => {
@@ -178,11 +175,11 @@ impl Fields {
         &mut self,
         head: &Bytes,
         line: &[u8],
-        response: &mut ResponseHeader,
+        response: &mut ResponseHead,
         value: &[u8],
     ) -> Result<(), Malformed> {
         let is_first = self.length.is_none();
-        let mut once = value;
+        let once = value.split(|byte| *byte == b',').next().map(<[u8]>::trim_ascii).unwrap_or_default();
         for value in value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
             let digits = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
             let length = std::str::from_utf8(value).ok().filter(|_| digits).and_then(|text| text.parse().ok());
@@ -191,7 +188,6 @@ impl Fields {
                 return Err(Malformed("several Content-Lengths"));
             }
             self.length = Some(length);
-            once = value;
         }
         let name = line.get(..b"content-length".len()).unwrap_or_default();
         if is_first { append(head, name, once, response) } else { Ok(()) }
@@ -237,10 +233,11 @@ impl Fields {
     }
 }
 
-/// Adds a field, with its name as the app writes it.
-fn append(head: &Bytes, name: &[u8], value: &[u8], response: &mut ResponseHeader) -> Result<(), Malformed> {
+/// Adds a field.
+fn append(head: &Bytes, name: &[u8], value: &[u8], response: &mut ResponseHead) -> Result<(), Malformed> {
     // Refuses control bytes other than the tab.
     let value = HeaderValue::from_maybe_shared(head.slice_ref(value)).map_err(|_| Malformed("invalid field value"))?;
-    response.append_header(head.slice_ref(name), value).map_err(|_| Malformed("invalid field"))?;
+    let name = HeaderName::from_bytes(name).map_err(|_| Malformed("invalid field name"))?;
+    response.headers.append(name, value);
     Ok(())
 }

@@ -140,8 +140,8 @@ fn line<'a>(input: &'a [u8], at: &mut usize, max: usize) -> Result<&'a [u8], End
             *at += lf + 1;
             Ok(&rest[..lf - 1])
         }
-        // The CR may be there already, the LF is still to come.
-        None if rest.len() <= max + 1 => Err(End::NeedsMore),
+        // The CR may be there already, the LF is still to come; where it is another byte nothing helps any more.
+        None if rest.len() <= max + 1 && !rest[..rest.len().saturating_sub(1)].contains(&b'\r') => Err(End::NeedsMore),
         _ => Err(End::Malformed),
     }
 }
