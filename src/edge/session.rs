@@ -14,7 +14,6 @@ mod wire;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::message::{RequestHead, ResponseHead};
 use bytes::BytesMut;
 use http::{Method, StatusCode, Version};
 use pingora_error::{Error, ErrorType, Result};
@@ -29,6 +28,7 @@ use crate::edge::response_writer::Framing;
 use crate::edge::session::reply::{Backlog, WritePatience};
 use crate::edge::session::wire::{Http1, Wire};
 use crate::framing::{BodyReader, Step};
+use crate::message::{RequestHead, ResponseHead};
 use crate::proxy::rejection::Reason;
 use crate::spool::Spooled;
 

@@ -4,11 +4,12 @@
 //! list reads as http or as garbage. [`client_address`](super::client_address) decides what is true.
 
 use std::io::Write;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use http::{HeaderName, HeaderValue};
 
 use super::client_address::Origin;
+use crate::net::Ipv4Text;
 
 pub const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 pub const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -83,7 +84,7 @@ impl Forwarding {
 #[must_use]
 pub fn ip_value(ip: IpAddr) -> HeaderValue {
     if let IpAddr::V4(ip) = ip.to_canonical() {
-        return ipv4_value(ip);
+        return HeaderValue::from_bytes(Ipv4Text::of(ip).as_bytes()).unwrap_or(HeaderValue::from_static(""));
     }
     // The longest is an IPv6 address of 39 bytes; nothing cuts it short.
     let mut text = [0; 45];
@@ -91,23 +92,6 @@ pub fn ip_value(ip: IpAddr) -> HeaderValue {
     let written = write!(rest, "{}", ip.to_canonical()).map(|()| 45 - rest.len());
     let address = written.ok().and_then(|length| text.get(..length));
     HeaderValue::from_bytes(address.unwrap_or_default()).unwrap_or(HeaderValue::from_static(""))
-}
-
-/// Without the formatting machinery: it is written for every request.
-fn ipv4_value(ip: Ipv4Addr) -> HeaderValue {
-    let (mut text, mut length) = ([0; 15], 0);
-    for (place, octet) in ip.octets().into_iter().enumerate() {
-        let mut digits = itoa::Buffer::new();
-        let dot = if place > 0 { "." } else { "" };
-        for byte in dot.bytes().chain(digits.format(octet).bytes()) {
-            if let Some(to) = text.get_mut(length) {
-                *to = byte;
-            }
-            length += 1;
-        }
-    }
-    let address = text.get(..length).unwrap_or_default();
-    HeaderValue::from_bytes(address).unwrap_or(HeaderValue::from_static(""))
 }
 
 fn port_value(port: u16) -> HeaderValue {

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::io::{self, IoSlice};
+use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
@@ -10,6 +11,39 @@ use bytes::{BufMut, BytesMut};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
+
+/// An IPv4 address as text, without the formatting machinery: it is written for every request, and several times.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ipv4Text {
+    text: [u8; 15],
+    length: usize,
+}
+
+impl Ipv4Text {
+    #[must_use]
+    pub fn of(ip: Ipv4Addr) -> Self {
+        let mut written = Self { text: [0; 15], length: 0 };
+        for (place, octet) in ip.octets().into_iter().enumerate() {
+            if place > 0 {
+                written.push(b'.');
+            }
+            itoa::Buffer::new().format(octet).bytes().for_each(|digit| written.push(digit));
+        }
+        written
+    }
+
+    fn push(&mut self, byte: u8) {
+        if let Some(to) = self.text.get_mut(self.length) {
+            *to = byte;
+            self.length += 1;
+        }
+    }
+
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        self.text.get(..self.length).unwrap_or_default()
+    }
+}
 
 /// A connected socket: TCP or Unix.
 #[derive(Debug)]
@@ -130,6 +164,21 @@ impl AsyncWrite for Plain {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn an_address_is_written_as_it_is(bits: u32) {
+            let ip = Ipv4Addr::from_bits(bits);
+            prop_assert_eq!(Ipv4Text::of(ip).as_bytes().to_vec(), ip.to_string().into_bytes());
         }
     }
 }

@@ -3,12 +3,12 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::message::RequestHead;
 use http::{HeaderValue, Method, header};
 
 use crate::cache::entry::Entry;
 use crate::config::model::{Action, Balance, HashKey, HeadLimits, RedirectPiece, RedirectTemplate, Route};
 use crate::edge::exchange::Exchange;
+use crate::message::RequestHead;
 use crate::proxy::access;
 use crate::proxy::cache;
 use crate::proxy::context::{Active, origin};

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use crate::message::RequestHead;
 use http::HeaderValue;
 
 use crate::access::Access;
 use crate::access::credentials::Credentials;
 use crate::access::logins::{Busy, Gate, Turn};
+use crate::message::RequestHead;
 use crate::proxy::context::Active;
 use crate::proxy::rejection::{Reason, Rejection};
 use crate::route::target::is_acme_challenge;

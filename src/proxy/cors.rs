@@ -1,10 +1,10 @@
 //! Cross-origin resource sharing (Fetch Standard, section 3.3): what browsers ask beforehand is answered here, and what they then ask gets
 //! the fields by which a page may read the answer, the app's or ours.
 
-use crate::message::{RequestHead, ResponseHead};
 use http::{HeaderMap, HeaderValue, Method, header};
 
 use crate::config::model::{Cors, OriginPattern};
+use crate::message::{RequestHead, ResponseHead};
 use crate::proxy::rejection::{Reason, Rejection};
 use crate::proxy::respond::Answer;
 

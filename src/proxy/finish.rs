@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use crate::message::RequestHead;
 use http::{HeaderValue, header};
 
+use crate::message::RequestHead;
 use crate::observe::access_log::Entry;
 use crate::observe::metrics::{CacheResult, Method};
 use crate::proxy::context::Active;

@@ -5,7 +5,6 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::message::RequestHead;
 use bytes::{BufMut, BytesMut};
 use http::{HeaderName, HeaderValue, header};
 
@@ -13,6 +12,7 @@ use crate::config::model::{ClientAbort, Keepalive, Route};
 use crate::header::forwarding::{Authority, Forwarding, Listener};
 use crate::header::request_id::X_REQUEST_ID;
 use crate::header::trace::{TRACEPARENT, TRACESTATE};
+use crate::message::RequestHead;
 use crate::proxy::context::{Active, origin};
 use crate::proxy::rejection::{Reason, Rejection};
 use crate::proxy::security::{self, X_CSP_NONCE};

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use crate::message::{RequestHead, ResponseHead};
 use http::HeaderName;
 
+use crate::message::{RequestHead, ResponseHead};
 use crate::proxy::context::Active;
 use crate::proxy::rejection::{Reason, Rejection};
 use crate::rate_limit::key::Asker;

@@ -1,6 +1,7 @@
 //! The only writer of our own answers: each carries the request id and says why, in HTML or as a problem document (RFC 9457).
 
-use crate::message::{RequestHead, ResponseHead};
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use pingora_error::Result;
@@ -8,6 +9,7 @@ use pingora_error::Result;
 use crate::config::model::ErrorPage;
 use crate::edge::session::Session;
 use crate::header::request_id::X_REQUEST_ID;
+use crate::message::{RequestHead, ResponseHead};
 use crate::proxy::access;
 use crate::proxy::context::Active;
 use crate::proxy::rejection::{Reason, Rejection};
@@ -173,19 +175,34 @@ fn title(reason: Reason) -> &'static str {
 fn problem(reason: Reason, active: &Active) -> Bytes {
     let exceeded = active.limited.as_ref().and_then(|limited| limited.refusal.as_ref());
     let exceeded = exceeded.filter(|_| reason == Reason::RateLimited);
-    let mut document = serde_json::json!({
-        "type": if exceeded.is_some() { QUOTA_EXCEEDED } else { "about:blank" },
-        "title": title(reason),
-        "status": reason.status(),
-        "detail": reason.text(),
-        "reason": reason.word(),
-        "request_id": active.request_id.to_str().unwrap_or_default(),
-    });
-    if let (Some(refusal), Some(members)) = (exceeded, document.as_object_mut()) {
-        let names = refusal.limits.iter().map(|limit| &**limit).collect();
-        members.insert("violated-policies".to_owned(), names);
+    let id = active.request_id.to_str().unwrap_or_default();
+    let refused = exceeded.map(|refusal| &*refusal.limits).unwrap_or_default();
+    Bytes::from(problem_text(reason, exceeded.is_some(), id, refused))
+}
+
+/// Written by hand: who is refused is to cost little. Titles, texts and words are ours, the id is of bytes that need no escaping.
+fn problem_text(reason: Reason, exceeded: bool, id: &str, refused: &[Arc<str>]) -> String {
+    let (status, title, detail, word) = (reason.status(), title(reason), reason.text(), reason.word());
+    let kind = if exceeded { QUOTA_EXCEEDED } else { "about:blank" };
+    let mut text = String::with_capacity(320);
+    let mut number = itoa::Buffer::new();
+    let members = [
+        [r#"{"detail":""#, detail],
+        [r#"","reason":""#, word],
+        [r#"","request_id":""#, id],
+        [r#"","status":"#, number.format(status)],
+        [r#","title":""#, title],
+        [r#"","type":""#, kind],
+    ];
+    members.into_iter().flatten().for_each(|part| text.push_str(part));
+    text.push('"');
+    if exceeded {
+        text.push_str(r#","violated-policies":"#);
+        let names: Vec<&str> = refused.iter().map(|name| &**name).collect();
+        text.push_str(&serde_json::to_string(&names).unwrap_or_else(|_| "[]".to_owned()));
     }
-    Bytes::from(document.to_string())
+    text.push('}');
+    text
 }
 
 /// Nothing in it comes from the request but the id, whose bytes need no escaping.
@@ -197,4 +214,29 @@ fn html(reason: Reason, request_id: &HeaderValue) -> Bytes {
          <meta name=\"viewport\" content=\"width=device-width\"></head>\n\
          <body><h1>{status} {title}</h1><p>{text}.</p><p><small>Reason: {word}<br>Request: {id}</small></p></body></html>\n"
     ))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_refusal_is_a_problem_document() {
+        for reason in Reason::ALL {
+            for names in [vec![], vec![Arc::from("per \"key\""), Arc::from("b")]] {
+                let text = problem_text(*reason, !names.is_empty(), "0-1", &names);
+                let document: serde_json::Value = serde_json::from_str(&text).unwrap();
+                let mut expected = serde_json::json!({
+                    "type": "about:blank", "title": title(*reason), "status": reason.status(), "detail": reason.text(),
+                    "reason": reason.word(), "request_id": "0-1",
+                });
+                if !names.is_empty() {
+                    expected["type"] = QUOTA_EXCEEDED.into();
+                    expected["violated-policies"] = serde_json::json!(["per \"key\"", "b"]);
+                }
+                assert_eq!(document, expected, "{text}");
+            }
+        }
+    }
 }

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use crate::message::ResponseHead;
 use http::{HeaderName, StatusCode, header};
 use pingora_error::{Error, ErrorType, Result};
 
 use crate::header::request_id::X_REQUEST_ID;
 use crate::header::stream::{is_event_stream, is_stream};
+use crate::message::ResponseHead;
 use crate::proxy::cache::{self, Way};
 use crate::proxy::context::Active;
 use crate::proxy::cors;

@@ -2,12 +2,12 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::message::ResponseHead;
 use aws_lc_rs::rand;
 use http::header::Entry;
 use http::{HeaderName, HeaderValue, StatusCode, header};
 
 use crate::config::model::{Csp, Hsts, SecurityField, SecurityHeaders};
+use crate::message::ResponseHead;
 
 /// Tells the app the nonce of its page.
 pub const X_CSP_NONCE: HeaderName = HeaderName::from_static("x-csp-nonce");

@@ -3,9 +3,9 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use crate::message::ResponseHead;
 use http::{HeaderName, HeaderValue};
 
+use crate::message::ResponseHead;
 use crate::observe::metrics::CacheResult;
 use crate::proxy::context::Active;
 use crate::upstream::Wanted;

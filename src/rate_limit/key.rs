@@ -11,6 +11,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use http::{HeaderMap, HeaderValue, header};
 
 use crate::config::model::{KeyPart, RateLimit};
+use crate::net::Ipv4Text;
 
 /// The first half of a SHA-256.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -108,13 +109,15 @@ fn hashed(text: &[u8]) -> Key {
 }
 
 fn write_address(client: Option<IpAddr>, text: &mut Vec<u8>) {
-    // Writing into memory cannot fail.
-    let _ = match client.map(|ip| ip.to_canonical()) {
-        None => text.write_all(b"unix"),
-        Some(IpAddr::V4(ip)) => write!(text, "{ip}"),
+    match client.map(|ip| ip.to_canonical()) {
+        None => text.extend_from_slice(b"unix"),
+        Some(IpAddr::V4(ip)) => text.extend_from_slice(Ipv4Text::of(ip).as_bytes()),
         // What one subscriber has; each of its addresses is his to choose.
-        Some(IpAddr::V6(ip)) => write!(text, "{}/64", Ipv6Addr::from_bits(ip.to_bits() >> 64 << 64)),
-    };
+        Some(IpAddr::V6(ip)) => {
+            // Writing into memory cannot fail.
+            let _ = write!(text, "{}/64", Ipv6Addr::from_bits(ip.to_bits() >> 64 << 64));
+        }
+    }
 }
 
 /// The values of the cookies of this name in their order, without spaces and quotes around them, as Python frameworks read them.

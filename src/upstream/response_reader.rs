@@ -5,10 +5,10 @@
 
 mod head;
 
-use crate::message::ResponseHead;
 use bytes::{Bytes, BytesMut};
 
 use crate::framing::{BodyReader, Step};
+use crate::message::ResponseHead;
 use head::{Ending, HeadReader};
 
 pub use crate::framing::Malformed;

@@ -20,13 +20,13 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use crate::message::{RequestHead, put_field};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http::header::{CONNECTION, CONTENT_LENGTH};
 use tokio::io::AsyncWrite;
 use tokio::runtime::Handle;
 
 use crate::framing::put_chunk_size;
+use crate::message::{RequestHead, put_field};
 use crate::upstream::endpoint::Lease;
 use crate::upstream::pool::Pool;
 use crate::upstream::response_reader::{Expected, Malformed, Piece, ResponseReader};

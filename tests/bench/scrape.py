@@ -14,7 +14,7 @@ import statistics
 import tempfile
 import time
 
-from proxy_gateways import LOAD_CORE, PROXY_CORE, nginx_command
+from race_gateways import LOAD_CORE, PROXY_CORE
 from rig import REPOSITORY, Server, fail, free_ports, open_file_limit, require
 
 APPS = """
@@ -73,7 +73,7 @@ def main():
         *ports, plain, admin = free_ports(options.upstreams * options.endpoints + 2)
         listeners = " ".join(f"listen 127.0.0.1:{port};" for port in ports)
         (directory / "apps.conf").write_text(APPS.format(dir=directory, listeners=listeners))
-        command = [word.format(conf=directory / "apps.conf") for word in nginx_command(directory, "apps")]
+        command = ["nginx", "-p", str(directory), "-e", f"{directory}/apps.err", "-c", str(directory / "apps.conf")]
         stack.enter_context(Server("apps", command, ports[-1], directory, LOAD_CORE))
         conf = directory / "gateway.toml"
         conf.write_text(configuration(options, ports, plain, admin))

@@ -1,7 +1,6 @@
 //! The fields of a head, each looked at once: what goes on to the app, what frames the body, what is kept for whoever may believe
 //! it (RFC 9112 sections 5 and 6, RFC 9110 section 7).
 
-use crate::message::RequestHead;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version, header};
 
@@ -10,6 +9,7 @@ use crate::framing::BodyReader;
 use crate::header::grammar::{is_token_byte, trim_space};
 use crate::header::hop_by_hop::{ConnectionOptions, listed_fields};
 use crate::header::request_hygiene::{FieldKind, classify};
+use crate::message::RequestHead;
 use crate::proxy::rejection::{Reason, Rejection};
 use crate::route::host::Host;
 

@@ -1,7 +1,6 @@
 //! The strict reading of a request in HTTP/2 (RFC 9113 section 8): the library has checked its form, what it means is judged as in
 //! HTTP/1.1, by the same limits.
 
-use crate::message::RequestHead;
 use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderValue, Method, Version, header};
@@ -11,6 +10,7 @@ use crate::edge::head::{
     parse_target, too_large,
 };
 use crate::framing::BodyReader;
+use crate::message::RequestHead;
 use crate::proxy::rejection::{Reason, Rejection};
 
 /// What stands around a field line: `: ` and CRLF.

@@ -8,7 +8,6 @@ use std::io;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use crate::message::ResponseHead;
 use bytes::{Buf, Bytes, BytesMut};
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
@@ -18,6 +17,7 @@ use crate::edge::http2::Live;
 use crate::edge::response_writer::{date, nominated};
 use crate::framing::Step;
 use crate::header::hop_by_hop::is_hop_by_hop_response;
+use crate::message::ResponseHead;
 
 /// What is given to the library at once.
 const PIECE_MAX: usize = 16 * 1024;

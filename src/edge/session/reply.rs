@@ -8,7 +8,6 @@ use std::io;
 use std::task::Poll;
 use std::time::Duration;
 
-use crate::message::ResponseHead;
 use bytes::Bytes;
 use http::{StatusCode, Version};
 use pingora_error::{ErrorType, Result};
@@ -24,6 +23,7 @@ use crate::edge::session::wire::{Http1, Wire};
 use crate::edge::session::{DRAIN_MAX, Session};
 use crate::edge::transport::poll_once;
 use crate::framing::put_chunk_size;
+use crate::message::ResponseHead;
 use crate::proxy::rejection::Reason;
 use crate::spool::{Full, Keep, Spooled};
 

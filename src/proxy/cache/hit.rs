@@ -3,7 +3,6 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::message::ResponseHead;
 use bytes::Bytes;
 use http::header::{AGE, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, RANGE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
@@ -16,6 +15,7 @@ use crate::cache::policy::Freshness;
 use crate::cache::{conditional, now, range};
 use crate::edge::session::Session;
 use crate::header::request_id::X_REQUEST_ID;
+use crate::message::ResponseHead;
 use crate::observe::metrics::CacheResult;
 use crate::proxy::context::Active;
 use crate::proxy::rejection::{Reason, Rejection};

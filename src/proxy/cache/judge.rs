@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::message::ResponseHead;
 use bytes::Bytes;
 use http::{Method, StatusCode, header};
 
@@ -16,6 +15,7 @@ use crate::cache::rule::{Rule, Target};
 use crate::cache::tap::{Budget, Passed, Tap};
 use crate::cache::{conditional, freshness, now, vary};
 use crate::edge::exchange::Exchange;
+use crate::message::ResponseHead;
 use crate::observe::metrics::NotStored;
 use crate::proxy::context::Active;
 use crate::route::host::Host;

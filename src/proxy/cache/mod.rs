@@ -20,7 +20,6 @@ mod turn;
 
 use std::sync::Arc;
 
-use crate::message::RequestHead;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 
 pub use conclude::{asks_again, conclude};
@@ -36,6 +35,7 @@ use crate::cache::rule::{Rule, Target};
 use crate::cache::shared::Lease;
 use crate::cache::tap::Tap;
 use crate::cache::{Fetching, directives, freshness, now};
+use crate::message::RequestHead;
 use crate::observe::metrics::{Bypass, CacheResult, NotStored};
 use crate::proxy::context::{Active, origin};
 use crate::route::host::Host;

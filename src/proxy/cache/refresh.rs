@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use crate::message::RequestHead;
 use http::Method;
 use tokio::time::Instant;
 
@@ -12,6 +11,7 @@ use crate::cache::collapse::{Fetched, Turn};
 use crate::edge::exchange::Accepted;
 use crate::edge::session::Session;
 use crate::header::trace::TRACEPARENT;
+use crate::message::RequestHead;
 use crate::proxy::context::Active;
 use crate::proxy::fetch;
 

@@ -1,11 +1,11 @@
 //! A response's head: one meaning or none (RFC 9112 sections 4 to 6, RFC 9110 sections 5.5, 7.8 and 8.6).
 
-use crate::message::{Lines, ResponseHead};
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode};
 
 use super::Malformed;
 use crate::header::grammar::{is_text_byte, trim_space};
+use crate::message::{Lines, ResponseHead};
 
 /// Bytes of a head, and lines of it. What a client is given is bounded by them.
 const HEAD_MAX: usize = 64 * 1024;
