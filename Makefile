@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help build demo test lint bench bench-scrape bench-shield soak fuzz grade docs clean
+.PHONY: help build demo test lint bench bench-growth bench-scrape bench-shield soak fuzz grade docs clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -28,6 +28,10 @@ lint: ## formatting, clippy, licences and sources of what is built in
 bench: build ## the race: nginx, HAProxy, Envoy, Traefik, Caddy and Propylon on this machine; ARGS="--help" lists the knobs
 	@scripts/setup.sh bench
 	python3 -B tests/bench/race.py $(ARGS)
+
+bench-growth: build ## how a request's cost grows with connections, routes, endpoints and kept answers
+	@scripts/setup.sh bench
+	python3 -B tests/bench/growth.py $(ARGS)
 
 bench-scrape: build ## how long a scrape takes with 50 upstreams of 20 endpoints
 	@scripts/setup.sh bench

@@ -12,6 +12,9 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
+/// Room that is enough for a read.
+const ROOM_LEAST: usize = 16 * 1024;
+
 /// An IPv4 address as text, without the formatting machinery: it is written for every request, and several times.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ipv4Text {
@@ -65,7 +68,8 @@ impl Plain {
     }
 
     /// Appends what has come to `buf`, at most `at_once` bytes; 0 at the end of the stream. Room is made only when there is
-    /// something to read: who just waits holds no buffer.
+    /// something to read: who just waits holds no buffer. And only where little is left of what was made before: what is read in
+    /// small pieces, and waits somewhere, would keep a buffer alive for each of them.
     ///
     /// # Errors
     /// What the socket reports.
@@ -76,8 +80,9 @@ impl Plain {
         at_once: usize,
     ) -> Poll<io::Result<usize>> {
         ready!(self.poll_read_ready(cx))?;
-        buf.reserve(at_once);
-        // It may have room for more.
+        if buf.capacity() - buf.len() < at_once.min(ROOM_LEAST) {
+            buf.reserve(at_once);
+        }
         let mut limited = (&mut *buf).limit(at_once);
         pin!(self.read_buf(&mut limited)).poll(cx)
     }
