@@ -8,7 +8,7 @@ use crate::header::grammar::{is_text_byte, is_token_byte};
 
 /// Bytes of one chunk-size line with its extensions.
 const CHUNK_LINE_MAX: usize = 256;
-/// Bytes of all chunk extensions of one body: they carry nothing and are paid for by us.
+/// Bytes of all chunk extensions of one body beyond those of the body itself: they carry nothing and are paid for by us.
 const EXTENSIONS_MAX: usize = 16 * 1024;
 /// Bytes of the trailer section.
 const TRAILERS_MAX: usize = 8 * 1024;
@@ -124,6 +124,7 @@ impl Chunked {
                 }
                 At::Data(left) => {
                     let Some(data) = take(buf, left) else { return Ok(Step::NeedMore) };
+                    self.extensions = self.extensions.saturating_sub(data.len());
                     if *left == 0 {
                         self.at = At::DataEnd;
                     }

@@ -19,7 +19,7 @@ use crate::spool::Keep;
 use crate::upstream::endpoint::{Endpoint, Lease};
 use crate::upstream::socket::{self, Failure};
 use crate::upstream::stream::Broken;
-use crate::upstream::{Refused, Upstream, Wanted};
+use crate::upstream::{Refused, Wanted};
 
 /// Waits for a slot and a connection on it. The client is watched meanwhile: whoever leaves gives up the place at once.
 ///
@@ -90,11 +90,7 @@ async fn connect(active: &mut Active) -> bool {
         None => Err(io::Error::other("its name has another address by now")),
         Some(tls) => {
             // Whoever is to find out whether an endpoint can be connected to has to connect.
-            let pooled = if endpoint.is_reachable() {
-                endpoint.pool.take(tls.as_ref(), !may_be_repeated(active, upstream))
-            } else {
-                None
-            };
+            let pooled = if endpoint.is_reachable() { endpoint.pool.take(tls.as_ref()) } else { None };
             if let Some(stream) = pooled {
                 Ok(stream)
             } else {
@@ -182,7 +178,9 @@ pub fn failed(active: &mut Active, failed: &Failed, begun: bool) {
     if let Some(wanted) = &mut active.wanted {
         wanted.record_tried(endpoint);
     }
-    if !broke || outcome.client_gone() || !may_be_repeated(active, &upstream) {
+    let is_whole = !active.exchange.has_body || active.buffers_request;
+    let repeatable = is_safe(&active.exchange.method) && is_whole && !outcome.client_gone();
+    if !broke || !repeatable || active.idempotent_retries >= upstream.config.retry.idempotent {
         return;
     }
     if upstream.budget.withdraw() {
@@ -207,12 +205,6 @@ pub fn outlived(active: &mut Active) -> Option<(Lease, EndpointOverdue)> {
     }
     let overdue = endpoint.metrics.enter_overdue();
     Some((lease, overdue))
-}
-
-/// Whether the exchange may be made once more where it breaks before the app has said anything.
-fn may_be_repeated(active: &Active, upstream: &Upstream) -> bool {
-    let is_whole = !active.exchange.has_body || active.buffers_request;
-    is_safe(&active.exchange.method) && is_whole && active.idempotent_retries < upstream.config.retry.idempotent
 }
 
 /// There is to be another exchange.
@@ -274,8 +266,10 @@ fn exchange_failure(failed: &Failed, fault: Option<Reason>) -> Option<UpstreamEr
         (Some(_), _) | (None, Failed::Here(_)) => None,
         (None, Failed::Upstream(broken)) => Some(match broken {
             Broken::Closed | Broken::WithinBody => UpstreamError::ClosedEarly,
-            Broken::WithinHead | Broken::Io(_) => UpstreamError::Reset,
             Broken::Malformed(_) => UpstreamError::InvalidResponse,
+            // TLS that is none, or an alert.
+            Broken::Io(error) if error.kind() == io::ErrorKind::InvalidData => UpstreamError::InvalidResponse,
+            Broken::WithinHead | Broken::Io(_) => UpstreamError::Reset,
         }),
     }
 }

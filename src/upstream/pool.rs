@@ -109,13 +109,11 @@ impl Pool {
         self.changed.notify_one();
     }
 
-    /// The connection that has been idle longest and is still good; none when a fresh one has to be made. What was connected in
+    /// The connection that has been idle longest and is still good; it was looked at with one system call just now: bytes that
+    /// the runtime has not heard of yet would be read as the next answer. None when a fresh one has to be made. What was connected in
     /// another way than by `tls`, as before a reload, is closed.
-    ///
-    /// With `certain` the kernel was asked just now, with one system call. Without, the runtime was, which knows what it was told when
-    /// it last had nothing to do: for a request that can be sent again over another connection.
     #[must_use]
-    pub fn take(self: &Arc<Self>, tls: Option<&Arc<Secured>>, certain: bool) -> Option<UpstreamStream> {
+    pub fn take(self: &Arc<Self>, tls: Option<&Arc<Secured>>) -> Option<UpstreamStream> {
         let mut now = None;
         loop {
             let (mut idle, limit) = {
@@ -132,8 +130,7 @@ impl Pool {
                 self.expire(idle, now);
                 continue;
             }
-            let sight = if certain { idle.socket.peek() } else { idle.socket.glance() };
-            match sight {
+            match idle.socket.peek() {
                 Sight::Quiet => {
                     self.record_survival(age);
                     return Some(UpstreamStream::new(idle.socket, idle.tls, self.clone(), self.generation(), true));

@@ -34,6 +34,10 @@ use crate::upstream::socket::{Secured, Sight, Socket};
 
 /// What is read at once of a head, with what stands behind it.
 const HEAD_READ: usize = 16 * 1024;
+/// What is read at once of a body that does not say its length.
+const UNKNOWN_READ: usize = 32 * 1024;
+/// Room that is kept for what is still to be sent.
+const OUT_KEPT: usize = 4 * 1024;
 /// Pieces of a body up to this size are copied beside what goes out before them.
 const COPY_MAX: usize = 4 * 1024;
 
@@ -297,7 +301,11 @@ impl UpstreamStream {
             out.advance(from_out);
             piece.advance(sent - from_out);
         }
-        out.clear();
+        if out.capacity() > OUT_KEPT {
+            *out = BytesMut::new();
+        } else {
+            out.clear();
+        }
         // TLS keeps what it has encrypted and the socket has not taken.
         socket.poll_flush(cx)
     }
@@ -311,10 +319,20 @@ impl UpstreamStream {
         }
         let at_once = if self.response.awaits_head() { at_once.min(HEAD_READ) } else { at_once };
         // With one byte more than is to come, a whole body leaves the socket known to be empty.
-        let wanted = self.response.announced().and_then(|left| usize::try_from(left).ok()).map(|left| left + 1);
-        let at_once = at_once.min(wanted.unwrap_or(at_once));
+        let wanted =
+            self.response.announced().and_then(|left| usize::try_from(left).ok()).map(|left| left.saturating_add(1));
+        let at_once = at_once.min(wanted.unwrap_or(UNKNOWN_READ));
         let Self { socket: Some(socket), input, .. } = self else { return Poll::Ready(Err(Broken::Closed)) };
-        match ready!(socket.poll_read_into(cx, input, at_once)) {
+        let Poll::Ready(read) = socket.poll_read_into(cx, input, at_once) else {
+            // An app may have nothing to tell for an hour. Where what was read before still waits somewhere, the rest of the buffer
+            // is for what follows.
+            let room = input.capacity();
+            if input.is_empty() && room > 0 && input.try_reclaim(room + 1) {
+                *input = BytesMut::new();
+            }
+            return Poll::Pending;
+        };
+        match read {
             Ok(1..) => Poll::Ready(Ok(Came::Arrived)),
             Ok(0) => Poll::Ready(self.ended()),
             // Before a response begins, TLS that ends without a word is a connection that was closed while idle.

@@ -249,10 +249,10 @@ impl Session {
         // What is refused stays where it is, in its order.
         let mut kept = Ok(());
         if !self.out.is_empty() {
-            let pending = self.out.split().freeze();
-            kept = backlog.spooled.push(pending.clone()).await;
-            if kept.is_err() {
-                self.out.extend_from_slice(&pending);
+            // A copy: whoever is not waited for to the end must not have lost it.
+            kept = backlog.spooled.push(Bytes::copy_from_slice(&self.out)).await;
+            if kept.is_ok() {
+                self.out.clear();
             }
         }
         if kept.is_ok() && !data.is_empty() {

@@ -68,10 +68,10 @@ async fn the_one_that_came_back_first_is_used_first() {
     let pool = Pool::new(Keepalive::Fixed(SECOND), None);
     let (mut first, mut second) = (idle(&pool).await, idle(&pool).await);
     assert_eq!(pool.idle(), 2);
-    let mut stream = pool.take(None, true).unwrap();
+    let mut stream = pool.take(None).unwrap();
     assert!(stream.is_reused() && is_joined(&mut stream, &mut first).await);
-    assert!(is_joined(&mut pool.take(None, true).unwrap(), &mut second).await);
-    assert!(pool.take(None, true).is_none());
+    assert!(is_joined(&mut pool.take(None).unwrap(), &mut second).await);
+    assert!(pool.take(None).is_none());
 }
 
 #[tokio::test(start_paused = true)]
@@ -86,7 +86,7 @@ async fn a_stream_without_an_exchange_is_closed() {
 async fn off_keeps_nothing() {
     let pool = Pool::new(Keepalive::Off, Some(4));
     assert!(is_closed(&idle(&pool).await));
-    assert!(pool.take(None, true).is_none() && pool.limit().is_zero());
+    assert!(pool.take(None).is_none() && pool.limit().is_zero());
 }
 
 #[tokio::test(start_paused = true)]
@@ -115,9 +115,9 @@ async fn what_was_closed_or_talks_is_not_used_again() {
     let mut good = idle(&pool).await;
     drop(closed);
     talking.write_all(b"late").await.unwrap();
-    assert!(is_joined(&mut pool.take(None, true).unwrap(), &mut good).await);
+    assert!(is_joined(&mut pool.take(None).unwrap(), &mut good).await);
     assert!(is_closed(&talking) || talking.read(&mut [0; 1]).await.is_ok_and(|n| n == 0));
-    assert!(pool.take(None, true).is_none());
+    assert!(pool.take(None).is_none());
 }
 
 #[tokio::test(start_paused = true)]
@@ -245,7 +245,7 @@ async fn a_watched_connection_makes_room() {
     let watched = idle(&pool).await;
     sleep(SECOND * 2).await;
     assert!(!is_closed(&watched) && pool.idle() == 0);
-    assert!(pool.take(None, true).is_none());
+    assert!(pool.take(None).is_none());
     pool.make_room(1);
     assert!(!is_closed(&watched), "one in flight and the watched one are within the capacity");
     pool.make_room(2);
@@ -265,7 +265,7 @@ async fn a_server_that_closes_at_once_is_not_kept() {
         sleep(Duration::from_millis(2)).await;
         drop(theirs);
         sleep(SECOND * 2 / 3).await;
-        drop(pool.take(None, true));
+        drop(pool.take(None));
         sleep(Duration::from_millis(5)).await;
     }
     assert!(pool.limit().is_zero(), "{:?}", pool.close_time());
@@ -282,7 +282,7 @@ async fn a_restart_teaches_nothing() {
         }
         sleep(Duration::from_millis(200) * round).await;
         drop(servers);
-        assert!(pool.take(None, true).is_none());
+        assert!(pool.take(None).is_none());
     }
     assert_eq!((pool.close_time(), pool.limit()), (None, SECOND));
 }
@@ -299,7 +299,7 @@ async fn nothing_is_lost_or_used_twice_under_contention() {
         tasks.push(tokio::spawn(async move {
             for turn in 0..200_u64 {
                 let slot = slots.acquire().await.unwrap();
-                let mut stream = pool.take(None, true).unwrap_or_else(|| {
+                let mut stream = pool.take(None).unwrap_or_else(|| {
                     let in_flight = CAPACITY - u32::try_from(slots.available_permits()).unwrap();
                     pool.make_room(in_flight);
                     let (stream, mut theirs) = connection(&pool);

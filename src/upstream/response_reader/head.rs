@@ -179,8 +179,11 @@ impl Fields {
         value: &[u8],
     ) -> Result<(), Malformed> {
         let is_first = self.length.is_none();
-        let once = value.split(|byte| *byte == b',').next().map(<[u8]>::trim_ascii).unwrap_or_default();
-        for value in value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
+        if !value.iter().all(|byte| is_text_byte(*byte)) {
+            return Err(Malformed("invalid field value"));
+        }
+        let once = value.split(|byte| *byte == b',').next().map(trim_space).unwrap_or_default();
+        for value in value.split(|byte| *byte == b',').map(trim_space) {
             let digits = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
             let length = std::str::from_utf8(value).ok().filter(|_| digits).and_then(|text| text.parse().ok());
             let length = length.ok_or(Malformed("invalid Content-Length"))?;

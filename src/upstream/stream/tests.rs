@@ -245,7 +245,7 @@ async fn server(answer: &'static [u8], piece: usize) -> Server {
 }
 
 async fn stream_to(pool: &Arc<Pool>, server: &Server) -> UpstreamStream {
-    match pool.take(None, true) {
+    match pool.take(None) {
         Some(stream) => stream,
         None => pool.wrap(Socket::Plain(socket::connect(&server.address).await.unwrap()), None),
     }
@@ -304,7 +304,7 @@ async fn bytes_that_come_after_the_exchange_do_not_reach_the_next() {
     stream.send().await;
     assert!(comes_back(stream, &mut theirs, &pool).await);
     theirs.write_all(b"late").await.unwrap();
-    assert!(pool.take(None, true).is_none());
+    assert!(pool.take(None).is_none());
 }
 
 #[tokio::test]
@@ -341,6 +341,31 @@ async fn pieces_that_are_kept_share_what_they_were_read_into() {
         }
     }
     assert!(buffers < 15, "{buffers} buffers for 900,000 bytes");
+}
+
+#[tokio::test]
+async fn who_waits_for_the_next_event_holds_no_buffer() {
+    let (mut stream, mut theirs, _pool) = connection();
+    begin_get(&mut stream);
+    stream.send().await;
+    theirs.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").await.unwrap();
+    for _ in 0..3 {
+        theirs.write_all(b"5\r\nevent\r\n").await.unwrap();
+        loop {
+            match stream.piece().unwrap() {
+                Some(Piece::Body(data)) => break assert_eq!(data, "event"),
+                Some(_) => {}
+                None => drop(stream.came(AT_ONCE).await.unwrap()),
+            }
+        }
+        assert!(stream.piece().unwrap().is_none());
+        tokio::select! {
+            biased;
+            came = stream.came(AT_ONCE) => panic!("{came:?}"),
+            () = tokio::task::yield_now() => {}
+        }
+        assert_eq!(stream.input.capacity(), 0);
+    }
 }
 
 #[tokio::test]

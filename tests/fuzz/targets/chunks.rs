@@ -109,6 +109,7 @@ fn read_chunks(input: &[u8], body: &mut Vec<u8>) -> Result<End, End> {
         let rest = &input[at..];
         let data = &rest[..size.min(rest.len())];
         body.extend_from_slice(data);
+        extensions = extensions.saturating_sub(data.len());
         at += data.len();
         match &rest[data.len()..] {
             [b'\r', b'\n', ..] => at += 2,
