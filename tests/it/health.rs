@@ -301,7 +301,8 @@ fn unix_sockets_are_served_and_probed() {
                 wait_for_health(&gateway, origin.address(), 1.0);
             }
         }
-        let gateway = group(&[origin.address()], r#"interval = "300ms", timeout = "300ms", rise = 1, fall = 1"#);
+        let health = r#"interval = "300ms", timeout = "300ms", rise = 1, fall = 1"#;
+        let gateway = with_keys(&[origin.address()], r#"queue = { timeout = "1s" }"#, health);
         origin.stop();
         wait_for_health(&gateway, origin.address(), 0.0);
         gateway.get("/").expect(503);

@@ -321,7 +321,7 @@ fn matching_decodes_the_path_and_the_app_gets_the_clients_bytes() {
         "#,
     )
     .start();
-    for (target, route) in [
+    let cases = [
         ("/admin/users", "admin"),
         ("//admin//users", "admin"),
         ("/%61dmin/users", "admin"),
@@ -352,14 +352,17 @@ fn matching_decodes_the_path_and_the_app_gets_the_clients_bytes() {
         ("/???", "rest"),
         ("///", "rest"),
         ("/x//", "rest"),
-    ] {
+    ];
+    for (target, route) in cases {
         let answer = with_target(&gateway, target.as_bytes());
         assert_eq!((answer.status, answer.field("x-route")), (200, Some(route)), "{target}");
         let seen = origin.requests().pop().unwrap();
         assert_eq!(request_line(&seen), format!("GET {target} HTTP/1.1"));
     }
-    let line = gateway.access_log(2)[1].clone();
-    assert_eq!((&line["path"], &line["status"]), (&"//admin//users".into(), &200.into()));
+    // Their order is not that of the requests: each came over a connection of its own.
+    let lines = gateway.access_log(cases.len());
+    let line = lines.iter().find(|line| line["path"] == "//admin//users").unwrap();
+    assert_eq!(line["status"], 200);
 }
 
 /// RFC 3986 allows these nowhere; clients send them all the same, JSON in a query above all.
@@ -378,8 +381,8 @@ fn quotes_angle_brackets_and_backticks_go_on_percent_encoded_and_nothing_else_ch
         assert_eq!(request_line(&origin.requests().pop().unwrap()), format!("GET {sent} HTTP/1.1"));
     }
     assert_eq!(with_target(&gateway, b"/<x>").text(), "matched");
-    let line = gateway.access_log(2)[1].clone();
-    assert_eq!(line["query"], "q={\"a\":[1,2]}");
+    let lines = gateway.access_log(4);
+    assert!(lines.iter().any(|line| line["query"] == "q={\"a\":[1,2]}"), "{lines:?}");
 }
 
 /// What some server behind reads in another way than another, or than a route pattern would, is not passed on at all.

@@ -80,6 +80,11 @@ fn find<'v>(list: &'v Value, name: &str) -> &'v Value {
     list.as_array().unwrap().iter().find(|one| one["name"] == name).unwrap_or_else(|| panic!("no {name} in {list}"))
 }
 
+/// Connections with a request, of all listeners.
+fn active(status: &Value) -> u64 {
+    status["listeners"].as_array().unwrap().iter().map(|it| it["active"].as_u64().unwrap()).sum()
+}
+
 #[test]
 fn what_happened_within_the_last_minute_and_what_is_held() {
     let gate = Gate::new();
@@ -114,7 +119,8 @@ fn what_happened_within_the_last_minute_and_what_is_held() {
             (&find(&status["cache"]["rules"], "kept")["requests"], 3),
             (&status["refusals"]["no_route"], 1),
         ];
-        let is_all = counted.into_iter().all(|(found, expected)| *found == expected);
+        // They are not read in one moment.
+        let is_all = counted.into_iter().all(|(found, expected)| *found == expected) && active(&status) == 2;
         is_all.then_some(status)
     });
     client.get("/app/x").expect(429);
@@ -140,9 +146,7 @@ fn what_happened_within_the_last_minute_and_what_is_held() {
     let certificate = &status["certificates"][0];
     assert_eq!(certificate["names"], json!(["localhost", "example.com"]), "{certificate}");
     assert!(certificate["expires"].as_u64().unwrap() > status["started"].as_u64().unwrap());
-    let listeners: Vec<u64> =
-        status["listeners"].as_array().unwrap().iter().map(|it| it["active"].as_u64().unwrap()).collect();
-    assert_eq!((listeners.len(), listeners.iter().sum::<u64>()), (2, 2), "{}", status["listeners"]);
+    assert_eq!(status["listeners"].as_array().unwrap().len(), 2);
     for path in ["/process/resident_bytes", "/process/open_fds", "/spool/memory_limit", "/config/last_read"] {
         assert!(status.pointer(path).unwrap().as_u64().unwrap() > 0, "{path}");
     }
