@@ -19,7 +19,7 @@ use crate::upstream::endpoint::{Clock, Endpoint, Lease};
 use crate::upstream::queue::{Queue, Refused, Wanted, Wish};
 use crate::upstream::reach::STEP_MIN;
 use crate::upstream::selection::schedule::Schedule;
-use crate::upstream::selection::{Candidate, Condition, Drawback, FULL_SHARE, least_conn, rendezvous, two_choices};
+use crate::upstream::selection::{Candidate, Condition, Drawback, FULL_SHARE, idle, least_conn, rendezvous, two_choices};
 use crate::upstream::socket::Secured;
 
 /// How often a count is fought over before a slot is taken without comparing.
@@ -69,6 +69,8 @@ impl Rules {
 pub struct Targets {
     pub list: Vec<Target>,
     schedule: Schedule,
+    /// The greatest weight of those that are no backups.
+    heaviest: u32,
 }
 
 /// An endpoint's place in an upstream.
@@ -98,7 +100,8 @@ impl Group {
             return false;
         }
         let schedule = Schedule::new(list.iter().map(|target| target.weight));
-        self.targets.store(Arc::new(Targets { list, schedule }));
+        let heaviest = list.iter().filter(|target| !target.backup).map(|target| target.weight).max().unwrap_or_default();
+        self.targets.store(Arc::new(Targets { list, schedule, heaviest }));
         self.queue.offer();
         true
     }
@@ -180,7 +183,7 @@ impl Group {
     /// A slot on the endpoint that is to have the next request, if there is one. `turn` says whose turn it is among equals.
     pub(super) fn take(&self, wish: Wish<'_>, turn: u64, clock: &Clock) -> Option<Lease> {
         let targets = self.targets.load();
-        let chance = if self.rules.balance == Balance::LeastConn { 0 } else { chance::next() };
+        let chance = chance::next();
         // Whose turn it is, or whose key, does not depend on counts.
         let by_count = matches!(self.rules.balance, Balance::LeastConn | Balance::P2c);
         for attempt in 0_usize.. {
@@ -207,9 +210,11 @@ impl Group {
         let turn = usize::try_from(turn).unwrap_or_default();
         match (self.rules.balance, hash) {
             (Balance::RoundRobin, _) => targets.schedule.next(turn, at),
-            (Balance::P2c, _) => two_choices(at, chance),
+            (Balance::P2c, _) => two_choices(at, targets.list.len(), chance),
             (Balance::Hash, Some(key)) => rendezvous::highest(at, key),
-            (Balance::LeastConn, _) | (Balance::Hash, None) => least_conn(at, turn),
+            (Balance::LeastConn, _) | (Balance::Hash, None) => {
+                idle(at, targets.list.len(), targets.heaviest, chance).or_else(|| least_conn(at, turn))
+            }
         }
     }
 

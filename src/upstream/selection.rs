@@ -62,6 +62,11 @@ impl Candidate {
         self.free && self.class() == Some(best)
     }
 
+    /// Whether it is in question whatever the others are, and nothing speaks against it.
+    fn is_sound(&self) -> bool {
+        self.fits((Condition::Well, false)) && self.drawback == Drawback::None
+    }
+
     /// Whether it would carry less than `other` with one request more, in proportion to what counts of the weights.
     fn lighter_than(&self, other: &Self) -> bool {
         let load = |one: &Self, other: &Self| {
@@ -86,6 +91,28 @@ fn all(at: &impl Fn(usize) -> Option<Candidate>) -> impl Iterator<Item = (usize,
 
 fn best_class(at: &impl Fn(usize) -> Option<Candidate>) -> Option<Class> {
     all(at).filter_map(|(_, candidate)| candidate.class()).min()
+}
+
+/// Among so many or fewer all are looked at: that costs less than to be clever.
+const FEW: usize = 8;
+
+/// One that nothing can beat: idle, of the `heaviest` weight of all `count`, with nothing against it. It is looked for in a few
+/// places at random, so that the choice among very many costs no more than among few, as long as one in some is idle. None: look at
+/// all.
+#[must_use]
+pub fn idle(
+    at: &impl Fn(usize) -> Option<Candidate>,
+    count: usize,
+    heaviest: u32,
+    random: u64,
+) -> Option<(usize, Candidate)> {
+    let glances = if count > FEW { FEW as u64 } else { 0 };
+    (0..glances).find_map(|glance| {
+        let index = chance::below(chance::mix(random ^ glance), count);
+        let is_unbeaten =
+            |c: &Candidate| c.in_flight == 0 && c.weight == heaviest && c.share == FULL_SHARE && c.is_sound();
+        Some(index).zip(at(index).filter(is_unbeaten))
+    })
 }
 
 /// The candidate with the fewest requests in flight for its weight, with its index; among equals, `turn` says which. The
@@ -117,20 +144,33 @@ pub fn least_conn(at: &impl Fn(usize) -> Option<Candidate>, turn: usize) -> Opti
     all(at).filter(|(_, c)| is_equal(c)).nth(turn % equals).or(Some((index, leader)))
 }
 
-/// The better of two that `random` names, with its index. The candidates are read twice, and may change in between.
+/// The better of two that `random` names of all `count`, with its index. The candidates are read twice, and may change in between.
 #[must_use]
-pub fn two_choices(at: &impl Fn(usize) -> Option<Candidate>, random: u64) -> Option<(usize, Candidate)> {
+pub fn two_choices(
+    at: &impl Fn(usize) -> Option<Candidate>,
+    count: usize,
+    random: u64,
+) -> Option<(usize, Candidate)> {
+    let better = |one: (usize, Candidate), other: (usize, Candidate)| if other.1.before(&one.1) { other } else { one };
+    // Any one, and any of the others, each as likely.
+    let pair = |count: usize| {
+        let one = chance::below(random, count);
+        (one, (one + 1 + chance::below(chance::mix(random), count.saturating_sub(1))) % count.max(1))
+    };
+    // Nearly always any two are in question, and the others need no look.
+    let (one, other) = pair(count);
+    let sound = |index| Some(index).zip(at(index).filter(Candidate::is_sound));
+    if let (Some(one), Some(other)) = (sound(one), sound(other)) {
+        return Some(better(one, other));
+    }
     let best = best_class(at)?;
     let fit = || all(at).filter(|(_, candidate)| candidate.fits(best));
     let least = fit().map(|(_, candidate)| candidate.drawback).min()?;
     let equals = || fit().filter(|(_, candidate)| candidate.drawback == least);
-    let count = equals().count();
-    let one = chance::below(random, count);
-    // Any of the others, each as likely.
-    let other = (one + 1 + chance::below(chance::mix(random), count.saturating_sub(1))) % count.max(1);
+    let (one, other) = pair(equals().count());
     let (one, other) = (equals().nth(one), equals().nth(other));
     match (one, other) {
-        (Some(one), Some(other)) => Some(if other.1.before(&one.1) { other } else { one }),
+        (Some(one), Some(other)) => Some(better(one, other)),
         (one, other) => one.or(other).or_else(|| fit().next()),
     }
 }

@@ -10,6 +10,9 @@ with much. Printed is the ratio of the second to the first, taken within each ro
     endpoints            of one upstream, in turn
     kept answers         hits of 64 bytes, each request another one at random
 
+Busy connections cost every gateway more, because what the kernel and the gateway know of each falls out of the processor's caches: the
+rows "busy, nginx" and "busy, haproxy" are the same load before those, which hand all to the upstream at once.
+
 All of it takes about 6 minutes and 3 GB of memory; --only REGEX picks rows.
 """
 
@@ -21,7 +24,9 @@ import re
 import socket
 import tempfile
 
-from race_gateways import CONFIGS, GATEWAYS, LOAD_CORE, PROXY_CORE, fill, prepare
+import race_gateways
+from page import about, put, row
+from race_gateways import CONFIGS, GATEWAYS, LOAD_CORE, PROXY_CORE, fill, prepare, version
 from race_loads import generated, measure, ratios
 from rig import Server, fail, free_ports, open_file_limit, require
 
@@ -59,20 +64,26 @@ memory = "4GiB"
 path = "/n/*"
 ttl = "1h"
 """
-# Asks for one answer after the other, or for one at random; a thread of its own has its own numbers.
-NUMBERED = """
-local last, most, random = 0, {most}, {random}
+# Asks for one answer after the other.
+EACH = """
+local last = {first}
+request = function()
+    last = last + 1
+    return wrk.format("GET", "/n/" .. last)
+end
+"""
+AT_RANDOM = """
 math.randomseed(7)
 request = function()
-    last = random and math.random(most) or last % most + 1
-    return wrk.format("GET", "/n/" .. last)
+    return wrk.format("GET", "/n/" .. math.random({most}))
 end
 """
 
 
 @dataclasses.dataclass(frozen=True)
 class Thing:
-    """What grows: `conf` makes the rest of a configuration for so many, `prepare` does what is to be done before, and `load` asks."""
+    """What grows: `conf` makes the rest of a configuration for so many, `prepare` does what is to be done before, and `load` asks. Another
+    gateway than Propylon has the configuration of the race."""
 
     name: str
     little: int
@@ -80,6 +91,7 @@ class Thing:
     conf: object
     load: object
     prepare: object = None
+    gateway: str = "propylon"
 
 
 def upstream_conf(port, count=1, more=""):
@@ -118,7 +130,7 @@ def many_at_once(thing, server, count, directory, seconds):
 
 
 def random_hit(thing, server, count, directory, seconds):
-    return measure(server, Ask("/n/1", 32, numbered(directory, count, "true")), directory, seconds)
+    return measure(server, Ask("/n/1", 32, script(directory, AT_RANDOM.format(most=count))), directory, seconds)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,10 +151,10 @@ class Ask:
         return int(done.group(1)), 0.0, 0.0
 
 
-def numbered(directory, most, random):
-    script = directory / f"numbered-{most}-{random}.lua"
-    script.write_text(NUMBERED.format(most=most, random=random))
-    return script
+def script(directory, text):
+    path = directory / "requests.lua"
+    path.write_text(text)
+    return path
 
 
 @contextlib.contextmanager
@@ -165,13 +177,18 @@ def idle(server, count):
 
 @contextlib.contextmanager
 def kept(server, count, directory):
-    """As many answers are in the cache, each asked for once."""
-    script, entries = numbered(directory, count, "false"), 0
+    """As many answers are in the cache, or somewhat more, each asked for once."""
+    entries = 0
     while entries < count:
-        ask = Ask("/n/1", 32, script)
-        ask.drive(None, server.port, directory, 5)
-        entries = int(float(re.search(r'^propylon_cache_entries\{[^}]*tier="memory"[^}]*\} (\S+)', metrics(server), re.M).group(1)))
+        Ask("/n/1", 32, script(directory, EACH.format(first=entries))).drive(None, server.port, directory, 1)
+        before, entries = entries, kept_now(server)
+        if entries == before:
+            fail(f"{entries} answers are kept, and no more of them")
     yield
+
+
+def kept_now(server):
+    return int(float(re.search(r'^propylon_cache_entries\{[^}]*tier="memory"[^}]*\} (\S+)', metrics(server), re.M).group(1)))
 
 
 def metrics(server):
@@ -183,6 +200,8 @@ def metrics(server):
 THINGS = [
     Thing("open connections", 100, 10_000, plain_conf, small_file, lambda server, count, _: idle(server, count)),
     Thing("busy connections", 100, 10_000, queue_conf, many_at_once),
+    Thing("busy, nginx", 100, 10_000, None, many_at_once, gateway="nginx"),
+    Thing("busy, haproxy", 100, 10_000, None, many_at_once, gateway="haproxy"),
     Thing("routes", 10, 10_000, routes_conf, small_file),
     Thing("endpoints", 1, 1000, endpoints_conf, small_file),
     Thing("kept answers", 10_000, 1_000_000, cache_conf, random_hit, kept),
@@ -190,6 +209,9 @@ THINGS = [
 
 
 def start(stack, directory, thing, count, app_port):
+    if thing.gateway != "propylon":
+        gateway = dataclasses.replace(GATEWAYS[thing.gateway], name=f"{thing.gateway}-{count}")
+        return race_gateways.start(stack, directory, app_port, [gateway])[0]
     plain, admin = free_ports(2)
     name = f"propylon-{count}"
     conf = directory / f"{name}.toml"
@@ -212,7 +234,9 @@ def compare(thing, directory, app_port, options):
     little, much = zip(*rounds, strict=True)
     median, least, most = ratios(much, little, "cost")
     costs = " ".join(f"{sorted(sample.cost for sample in samples)[len(samples) // 2]:>8.1f}" for samples in (little, much))
-    print(f"{thing.name:<20}{thing.little:>8} {thing.much:>9} {costs}   {median:.2f} ({least:.2f} to {most:.2f})", flush=True)
+    ratio = f"{median:.2f} ({least:.2f} to {most:.2f})"
+    print(f"{thing.name:<20}{thing.little:>8} {thing.much:>9} {costs}   {ratio}", flush=True)
+    return row([thing.name, f"{thing.little:,}", f"{thing.much:,}", *costs.split(), ratio])
 
 
 def main():
@@ -220,7 +244,9 @@ def main():
     parser.add_argument("--rounds", type=int, default=5, help="for each of the two (5)")
     parser.add_argument("--seconds", type=int, default=3, help="of each round (3)")
     parser.add_argument("--only", type=re.compile, metavar="REGEX", default=re.compile(""), help="rows by name")
+    parser.add_argument("--write", action="store_true", help="puts the table into docs/performance.md")
     options = parser.parse_args()
+    require("haproxy", "haproxy")
     require("nginx", "nginx-light")
     require("wrk", "wrk")
     open_file_limit(40000)
@@ -237,9 +263,12 @@ def main():
                                    app_port, directory, LOAD_CORE))
         print(f"microseconds of processor time a request; much to little (to reach: {GOAL})")
         print(f"{'':<20}{'little':>8} {'much':>9} {'little':>8} {'much':>8}   ratio")
-        for thing in THINGS:
-            if options.only.search(thing.name):
-                compare(thing, directory, app_port, options)
+        things = [thing for thing in THINGS if options.only.search(thing.name)]
+        rows = [compare(thing, directory, app_port, options) for thing in things]
+    if options.write:
+        versions = {name: version(GATEWAYS[name]) for name in dict.fromkeys(thing.gateway for thing in things)}
+        head = [row(["", "little", "much", "little, µs", "much, µs", "much to little"]), row(["---"] * 6)]
+        put("growth", "bench-growth", "\n".join([about("bench-growth", versions), "", *head, *rows]))
 
 
 if __name__ == "__main__":

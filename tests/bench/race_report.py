@@ -1,18 +1,12 @@
 """The results of the race: a line for each gateway as they come, and a table and a plot for docs/performance.md."""
 
-import datetime
-import pathlib
-import re
 import statistics
-import subprocess
-import sys
 
-from race_gateways import REPOSITORY
+from page import about, put, row
 from race_loads import ratios
+from rig import REPOSITORY
 
-PAGE = REPOSITORY / "docs/performance.md"
 PLOT = REPOSITORY / "docs/performance.svg"
-BEGIN, END = "<!-- the race: make bench ARGS=--write -->", "<!-- the end of the race -->"
 REFERENCE = "nginx"
 COLOURS = {"nginx": "#8a8f98", "propylon": "#2563eb", "haproxy": "#0d9488", "envoy": "#c026d3", "traefik": "#ea580c", "caddy": "#ca8a04"}
 
@@ -57,38 +51,14 @@ def middle(samples, what):
 
 def write(results):
     """Puts what was measured where docs/performance.md has its place for it, and draws the plot."""
-    text = PAGE.read_text()
-    head, rest = text.split(BEGIN)
-    tail = rest.split(END)[1]
-    PAGE.write_text(f"{head}{BEGIN}\n{table(results)}\n{END}{tail}")
+    put("the race", "bench", table(results))
     PLOT.write_text(plot(results))
-
-
-def command_line(pattern, path, default):
-    found = re.search(pattern, pathlib.Path(path).read_text())
-    return found.group(1).strip() if found else default
-
-
-def machine():
-    cpu = command_line(r"model name\s*: (.*)", "/proc/cpuinfo", "an unknown processor")
-    kernel = pathlib.Path("/proc/sys/kernel/osrelease").read_text().strip()
-    congestion = pathlib.Path("/proc/sys/net/ipv4/tcp_congestion_control").read_text().strip()
-    return f"{cpu}, two cores of a virtual machine, Linux {kernel} ({congestion})"
-
-
-def commit():
-    run = subprocess.run(["git", "-C", str(REPOSITORY), "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
-    dirty = subprocess.run(["git", "-C", str(REPOSITORY), "status", "--porcelain", "src"], capture_output=True, text=True).stdout
-    return (run.stdout.strip() or "unknown") + (" with changes" if dirty else "")
 
 
 def table(results):
     names = list(results.versions)
-    versions = ", ".join(f"{name} {version}" for name, version in results.versions.items())
-    arguments = " ".join(word for word in sys.argv[1:])
     lines = [
-        f"{datetime.date.today()}, commit {commit()}, `make bench ARGS=\"{arguments}\"`: {results.rounds} rounds of {results.seconds} s. "
-        f"{machine()}. {versions}.",
+        f"{about('bench', results.versions)} {results.rounds} rounds of {results.seconds} s.",
         "",
         "**Processor time a request, as a ratio to nginx** (least to greatest of the rounds); nginx' own in microseconds.",
         "",
@@ -123,10 +93,6 @@ def latency(samples):
         return ""
     p50, p99, rate = (middle(samples, what) for what in ("p50", "p99", "rate"))
     return f"{p50 * 1e3:.2f} / {p99 * 1e3:.2f}, {rate / 1e3:.1f} k"
-
-
-def row(cells):
-    return "| " + " | ".join(cells) + " |"
 
 
 def plot(results):

@@ -25,12 +25,14 @@ import json
 import os
 import pathlib
 import platform
+import re
 import signal
 import subprocess
 import sys
 import tempfile
 import time
 
+from page import about, put
 from rig import REPOSITORY, fail, open_file_limit
 from shield_gateways import GATEWAYS, unsupported, version
 from shield_report import table
@@ -58,6 +60,7 @@ def arguments():
     parser.add_argument("--only", type=names_of(list(SCENES)), default=list(SCENES), metavar="SCENE,…", help="these scenes alone")
     parser.add_argument("--gateways", type=names_of(COLUMNS), default=COLUMNS, metavar="NAME,…", help=f"of {', '.join(COLUMNS)} (all)")
     parser.add_argument("--propylon", type=pathlib.Path, default=REPOSITORY / "target/release/propylon", metavar="PATH")
+    parser.add_argument("--write", action="store_true", help="puts the table into docs/performance.md")
     parser.add_argument("--json", type=pathlib.Path, metavar="PATH", help="writes all that was found there")
     options = parser.parse_args()
     options.seconds = options.seconds or (3 if options.quick else 10)
@@ -115,6 +118,9 @@ def main():
         options.json.write_text(json.dumps(about | {"left_out": options.left_out, "scenes": results}, indent=1) + "\n")
     text, missed = table(results, options.gateways)
     print(text)
+    if options.write:
+        known = {name: re.search(r"\d+(\.\d+)+", called).group() for name, called in versions.items()}
+        put("the worker pool", "bench-shield", f"{about('bench-shield', known)}\n\n{text}")
     if options.left_out:
         print(f"\nThis build of Propylon knows no {' and no '.join(options.left_out)}: it was measured without.")
     if missed:

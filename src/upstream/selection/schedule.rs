@@ -1,6 +1,6 @@
 //! Weighted round robin, as an order made beforehand.
 
-use super::{Candidate, Condition, Drawback, best_class};
+use super::{Candidate, best_class};
 
 /// Longest schedule: beyond it weights are only approximated.
 const LONGEST: u32 = 4096;
@@ -39,8 +39,7 @@ impl Schedule {
         };
         // Nearly always the first place is well, free and untried.
         if let Some((index, first)) = places().next().and_then(|index| Some((index, at(index)?)))
-            && first.fits((Condition::Well, false))
-            && first.drawback == Drawback::None
+            && first.is_sound()
         {
             return Some((index, first));
         }
@@ -77,6 +76,7 @@ fn gcd(a: u32, b: u32) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::super::tests::{candidate, list_of};
+    use super::super::{Condition, Drawback};
     use super::*;
     use proptest::prelude::*;
 

@@ -28,7 +28,9 @@ fn choices(list: &[Candidate], turn: usize) -> [Option<(usize, Candidate)>; 4] {
     let at = list_of(list);
     let schedule = Schedule::new(list.iter().map(|c| c.weight));
     let random = chance::mix(turn as u64);
-    [least_conn(&at, turn), schedule.next(turn, &at), two_choices(&at, random), highest(&at, random)]
+    let heaviest = list.iter().filter(|c| !c.backup).map(|c| c.weight).max().unwrap_or_default();
+    let least = idle(&at, list.len(), heaviest, random).or_else(|| least_conn(&at, turn));
+    [least, schedule.next(turn, &at), two_choices(&at, list.len(), random), highest(&at, random)]
 }
 
 #[test]
@@ -46,7 +48,7 @@ fn counts_that_change_meanwhile_leave_somebody_to_choose() {
         (index < 2).then(|| candidate(reads.get()))
     };
     assert!(least_conn(&at, 0).is_some());
-    assert!(two_choices(&at, 0).is_some());
+    assert!(two_choices(&at, 2, 0).is_some());
     assert!(highest(&at, 0).is_some());
     // Nor is anybody made up who filled up in between.
     for last_free in 0..12 {
@@ -56,7 +58,7 @@ fn counts_that_change_meanwhile_leave_somebody_to_choose() {
             (index < 2).then(|| Candidate { free: reads.get() <= last_free, ..candidate(0) })
         };
         let schedule = Schedule::new([1, 1].into_iter());
-        for chosen in [least_conn(&at, 1), two_choices(&at, 0), highest(&at, 0), schedule.next(0, &at)] {
+        for chosen in [least_conn(&at, 1), two_choices(&at, 2, 0), highest(&at, 0), schedule.next(0, &at)] {
             reads.set(0);
             assert!(chosen.is_none_or(|(index, c)| index < 2 && c.free));
         }
@@ -112,21 +114,42 @@ fn backups_and_the_unhealthy_come_last_but_come() {
 }
 
 #[test]
+fn among_many_an_idle_one_is_found_without_a_look_at_all_and_each_is_as_likely() {
+    let mut list = vec![candidate(0); 100];
+    list[..50].iter_mut().for_each(|busy| busy.in_flight = 1);
+    list.push(Candidate { weight: 2, backup: true, ..candidate(0) });
+    let (looks, mut misses, mut counts) = (std::cell::Cell::new(0), 0, [0_u32; 101]);
+    let at = |index| {
+        looks.set(looks.get() + 1);
+        list_of(&list)(index)
+    };
+    for n in 0..10_000 {
+        match idle(&at, list.len(), 1, chance::mix(n)) {
+            Some((index, _)) => counts[index] += 1,
+            None => misses += 1,
+        }
+    }
+    assert!(looks.get() < 25_000 && misses < 100, "{} looks, {misses} misses", looks.get());
+    assert!(counts[..50].iter().all(|count| *count == 0) && counts[100] == 0);
+    assert!(counts[50..100].iter().all(|count| (130..270).contains(count)), "{counts:?}");
+}
+
+#[test]
 fn two_choices_spread_over_all_and_avoid_the_heaviest() {
     let list = [candidate(0), candidate(0), candidate(0), candidate(5)];
     let mut counts = [0_u32; 4];
-    (0..3000).for_each(|n| counts[two_choices(&list_of(&list), chance::mix(n)).unwrap().0] += 1);
+    (0..3000).for_each(|n| counts[two_choices(&list_of(&list), list.len(), chance::mix(n)).unwrap().0] += 1);
     assert!(counts[..3].iter().all(|count| (800..1200).contains(count)), "{counts:?}");
     assert_eq!(counts[3], 0, "it loses against any other");
     let alone = [candidate(5)];
-    assert_eq!(two_choices(&list_of(&alone), 99).unwrap().0, 0);
+    assert_eq!(two_choices(&list_of(&alone), 1, 99).unwrap().0, 0);
 }
 
 fn any_candidate() -> impl Strategy<Value = Candidate> {
     let condition =
         prop::sample::select(vec![Condition::Well, Condition::Unhealthy, Condition::Ejected, Condition::Out]);
     let drawback = prop::sample::select(vec![Drawback::None, Drawback::Reluctant, Drawback::Tried]);
-    ((0_u32..20, 1_u32..5, 1_u16..=FULL_SHARE), condition, any::<[bool; 2]>(), drawback, any::<u64>()).prop_map(
+    ((0_u32..20, 1_u32..3, prop_oneof![Just(FULL_SHARE), 1_u16..=FULL_SHARE]), condition, any::<[bool; 2]>(), drawback, any::<u64>()).prop_map(
         |((in_flight, weight, share), condition, [free, backup], drawback, id)| Candidate {
             id,
             in_flight,
@@ -157,8 +180,8 @@ proptest! {
     }
 
     #[test]
-    fn nobody_lighter_is_passed_over(list in prop::collection::vec(any_candidate(), 0..12), turn: usize) {
-        if let Some((_, chosen)) = least_conn(&list_of(&list), turn) {
+    fn nobody_lighter_is_passed_over(list in prop::collection::vec(any_candidate(), 0..30), turn: usize) {
+        if let Some((_, chosen)) = choices(&list, turn)[0] {
             for other in list.iter().filter(|c| c.fits((chosen.condition, chosen.backup))) {
                 prop_assert!(!other.before(&chosen));
             }
