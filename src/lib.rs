@@ -29,6 +29,7 @@ pub mod config;
 pub mod edge;
 pub mod framing;
 pub mod header;
+pub mod headers;
 pub mod message;
 pub mod net;
 pub mod observe;

@@ -1,9 +1,10 @@
 //! The heads of requests and responses on their way through.
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
+use http::{HeaderValue, Method, StatusCode, Version};
 
 use crate::header::grammar::trim_space;
+use crate::headers::Headers;
 
 /// The head of a request, as it may go to the app.
 #[derive(Debug, Clone)]
@@ -13,14 +14,14 @@ pub struct RequestHead {
     pub target: Bytes,
     /// What the client speaks. What goes to the app is HTTP/1.1.
     pub version: Version,
-    pub headers: HeaderMap,
+    pub headers: Headers,
 }
 
 impl RequestHead {
     /// One without fields yet, and room for so many.
     #[must_use]
     pub fn new(method: Method, target: Bytes, version: Version, room: usize) -> Self {
-        Self { method, target, version, headers: HeaderMap::with_capacity(room) }
+        Self { method, target, version, headers: Headers::with_capacity(room) }
     }
 }
 
@@ -30,7 +31,7 @@ pub struct ResponseHead {
     pub status: StatusCode,
     /// Where it is not the usual one of the status.
     pub reason: Option<Bytes>,
-    pub headers: HeaderMap,
+    pub headers: Headers,
     /// What the app has sent; its fields' values lie in it.
     text: Bytes,
 }
@@ -39,7 +40,7 @@ impl ResponseHead {
     /// One of ours, without fields yet, and room for so many.
     #[must_use]
     pub fn new(status: StatusCode, room: usize) -> Self {
-        Self { status, reason: None, headers: HeaderMap::with_capacity(room), text: Bytes::new() }
+        Self { status, reason: None, headers: Headers::with_capacity(room), text: Bytes::new() }
     }
 
     /// An app's; the values of its fields are to be slices of `text`, the names before them.

@@ -2,7 +2,9 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use http::{HeaderMap, HeaderValue, header};
+use http::header;
+
+use crate::headers::Headers;
 
 /// A name and a password, as the client says.
 #[derive(Clone, PartialEq, Eq)]
@@ -14,8 +16,8 @@ pub struct Credentials {
 impl Credentials {
     /// None where there are none that can be read: another scheme, no base64, no colon, a name that is not UTF-8.
     #[must_use]
-    pub fn of(headers: &HeaderMap<HeaderValue>) -> Option<Self> {
-        let mut fields = headers.get_all(header::AUTHORIZATION).iter();
+    pub fn of(headers: &Headers) -> Option<Self> {
+        let mut fields = headers.get_all(header::AUTHORIZATION);
         let (Some(field), None) = (fields.next(), fields.next()) else { return None };
         let space = field.as_bytes().iter().position(|byte| *byte == b' ')?;
         let (scheme, encoded) = field.as_bytes().split_at_checked(space)?;
@@ -39,10 +41,12 @@ impl std::fmt::Debug for Credentials {
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderValue;
+
     use super::*;
 
     fn of(fields: &[&str]) -> Option<(String, String)> {
-        let mut headers = HeaderMap::new();
+        let mut headers = Headers::default();
         for field in fields {
             headers.append(header::AUTHORIZATION, HeaderValue::from_str(field).unwrap());
         }

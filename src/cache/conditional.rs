@@ -5,9 +5,10 @@ use http::header::{
     CONTENT_LENGTH, DATE, ETAG, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE,
     LAST_MODIFIED, RANGE,
 };
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http::{HeaderName, HeaderValue, StatusCode};
 
 use super::freshness::date;
+use crate::headers::Headers;
 
 /// What a request can be made conditional by. Where the gateway asks for itself, none of the client's goes to the app.
 pub const CONDITIONS: [HeaderName; 6] =
@@ -19,20 +20,20 @@ const OF_THE_BODY: [&str; 5] = ["content-length", "content-type", "content-encod
 
 /// Whether only the app can answer: the request is to have an effect on a certain state alone, or wants to know of it.
 #[must_use]
-pub fn is_for_app(request: &HeaderMap) -> bool {
-    request.contains_key(IF_MATCH) || request.contains_key(IF_UNMODIFIED_SINCE)
+pub fn is_for_app(request: &Headers) -> bool {
+    request.contains(IF_MATCH) || request.contains(IF_UNMODIFIED_SINCE)
 }
 
 /// Whether the client has the answer already.
 #[must_use]
-pub fn is_not_modified(request: &HeaderMap, status: StatusCode, kept: &HeaderMap) -> bool {
+pub fn is_not_modified(request: &Headers, status: StatusCode, kept: &Headers) -> bool {
     // Of a 404 there is nothing that it could have.
     if status != StatusCode::OK {
         return false;
     }
-    if request.contains_key(IF_NONE_MATCH) {
+    if request.contains(IF_NONE_MATCH) {
         let tag = kept.get(ETAG).map(HeaderValue::as_bytes);
-        let lines = request.get_all(IF_NONE_MATCH).iter().map(|line| line.as_bytes().trim_ascii());
+        let lines = request.get_all(IF_NONE_MATCH).map(|line| line.as_bytes().trim_ascii());
         return lines.into_iter().any(|line| line == b"*" || tag.is_some_and(|tag| lists(line, tag)));
     }
     let Some(since) = date(request, &IF_MODIFIED_SINCE) else { return false };
@@ -64,7 +65,7 @@ fn opaque(tag: &[u8]) -> Option<&[u8]> {
 
 /// Whether a range is still one of what is kept (RFC 9110 section 13.1.5): strong tags alone, or the very date.
 #[must_use]
-pub fn range_is_of(request: &HeaderMap, kept: &HeaderMap) -> bool {
+pub fn range_is_of(request: &Headers, kept: &Headers) -> bool {
     let Some(condition) = request.get(IF_RANGE).map(HeaderValue::as_bytes) else { return true };
     if condition.starts_with(b"\"") {
         return kept.get(ETAG).is_some_and(|tag| tag.as_bytes() == condition);
@@ -75,7 +76,7 @@ pub fn range_is_of(request: &HeaderMap, kept: &HeaderMap) -> bool {
 }
 
 /// What the app is asked under, to hear whether `kept` is still true.
-pub fn ask_whether_changed(kept: &HeaderMap) -> impl Iterator<Item = (HeaderName, HeaderValue)> {
+pub fn ask_whether_changed(kept: &Headers) -> impl Iterator<Item = (HeaderName, HeaderValue)> {
     let tag = kept.get(ETAG).map(|tag| (IF_NONE_MATCH, tag.clone()));
     let date = kept.get(LAST_MODIFIED).map(|date| (IF_MODIFIED_SINCE, date.clone()));
     tag.into_iter().chain(date)
@@ -83,7 +84,7 @@ pub fn ask_whether_changed(kept: &HeaderMap) -> impl Iterator<Item = (HeaderName
 
 /// Whether a 304 speaks of what is kept (RFC 9111 section 4.3.4): a strong tag must be the same, a weak one weakly.
 #[must_use]
-pub fn is_of(says: &HeaderMap, kept: &HeaderMap) -> bool {
+pub fn is_of(says: &Headers, kept: &Headers) -> bool {
     match (says.get(ETAG), kept.get(ETAG)) {
         (Some(said), Some(kept)) if said.as_bytes().starts_with(b"\"") => said == kept,
         (Some(said), Some(kept)) => opaque(said.as_bytes()) == opaque(kept.as_bytes()),
@@ -98,23 +99,20 @@ pub fn is_of(says: &HeaderMap, kept: &HeaderMap) -> bool {
 /// What a 200 to a HEAD says of the answer to GET that is kept (RFC 9111 section 4.3.5): that it still is, or that it is not; nothing
 /// where it has no validator.
 #[must_use]
-pub fn confirms(says: &HeaderMap, kept: &HeaderMap) -> Option<bool> {
+pub fn confirms(says: &Headers, kept: &Headers) -> Option<bool> {
     let length_agrees = says.get(CONTENT_LENGTH).is_none_or(|said| kept.get(CONTENT_LENGTH) == Some(said));
     if !length_agrees || !is_of(says, kept) {
         return Some(false);
     }
-    let has_validator =
-        says.contains_key(ETAG) || (says.contains_key(LAST_MODIFIED) && kept.contains_key(LAST_MODIFIED));
+    let has_validator = says.contains(ETAG) || (says.contains(LAST_MODIFIED) && kept.contains(LAST_MODIFIED));
     has_validator.then_some(true)
 }
 
 /// The head of a 304 out of that of the answer.
 #[must_use]
-pub fn not_modified(kept: &HeaderMap) -> HeaderMap {
-    let mut head = HeaderMap::with_capacity(kept.len() + 4);
-    for (name, value) in kept.iter().filter(|(name, _)| !OF_THE_BODY.contains(&name.as_str())) {
-        head.append(name, value.clone());
-    }
+pub fn not_modified(kept: &Headers) -> Headers {
+    let mut head = Headers::with_capacity(kept.len() + 4);
+    head.extend(kept.iter().filter(|(name, _)| !OF_THE_BODY.contains(&name.as_str())).cloned());
     head
 }
 
@@ -123,7 +121,7 @@ pub fn not_modified(kept: &HeaderMap) -> HeaderMap {
 mod tests {
     use super::*;
 
-    fn of(fields: &[(&'static str, &'static str)]) -> HeaderMap {
+    fn of(fields: &[(&'static str, &'static str)]) -> Headers {
         fields.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value))).collect()
     }
 

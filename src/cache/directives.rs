@@ -3,7 +3,9 @@
 //! Whatever cannot be read is taken for what keeps less and for a shorter time.
 
 use http::header::{CACHE_CONTROL, PRAGMA};
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue};
+
+use crate::headers::Headers;
 
 pub const CDN_CACHE_CONTROL: HeaderName = HeaderName::from_static("cdn-cache-control");
 
@@ -46,7 +48,7 @@ impl Response {
     /// Reads what is for a shared cache: `CDN-Cache-Control` alone where it is there and can be read (RFC 9213 section 2.2), else
     /// `Cache-Control`.
     #[must_use]
-    pub fn of(headers: &HeaderMap) -> Self {
+    pub fn of(headers: &Headers) -> Self {
         Self::targeted(headers).unwrap_or_else(|| {
             let mut read = Self::default();
             if !each(headers, &CACHE_CONTROL, |name, value| read.take(name, value)) {
@@ -59,8 +61,8 @@ impl Response {
 
     /// Whether it says that in a field for caches like this one, beside which `Expires` does not count.
     #[must_use]
-    pub fn targeted(headers: &HeaderMap) -> Option<Self> {
-        if !headers.contains_key(CDN_CACHE_CONTROL) {
+    pub fn targeted(headers: &Headers) -> Option<Self> {
+        if !headers.contains(CDN_CACHE_CONTROL) {
             return None;
         }
         let mut read = Self::default();
@@ -98,11 +100,11 @@ impl Response {
 impl Request {
     /// Reads `Cache-Control`, and `Pragma` where there is none (RFC 9111 section 5.4).
     #[must_use]
-    pub fn of(headers: &HeaderMap) -> Self {
+    pub fn of(headers: &Headers) -> Self {
         let mut read = Self::default();
-        if headers.contains_key(CACHE_CONTROL) {
+        if headers.contains(CACHE_CONTROL) {
             each(headers, &CACHE_CONTROL, |name, value| read.take(name, value));
-        } else if headers.contains_key(PRAGMA) {
+        } else if headers.contains(PRAGMA) {
             each(headers, &PRAGMA, |name, _| read.no_cache |= name.eq_ignore_ascii_case(b"no-cache"));
         }
         read
@@ -141,8 +143,8 @@ pub fn seconds(value: &[u8]) -> Option<u64> {
 }
 
 /// Hands on each directive of a field, over all its lines; false where one cannot be told from the next.
-fn each(headers: &HeaderMap, name: &HeaderName, mut take: impl FnMut(&[u8], Option<&[u8]>)) -> bool {
-    headers.get_all(name).iter().map(HeaderValue::as_bytes).all(|line| each_of_line(line, &mut take))
+fn each(headers: &Headers, name: &HeaderName, mut take: impl FnMut(&[u8], Option<&[u8]>)) -> bool {
+    headers.get_all(name).map(HeaderValue::as_bytes).all(|line| each_of_line(line, &mut take))
 }
 
 fn each_of_line(mut rest: &[u8], take: &mut impl FnMut(&[u8], Option<&[u8]>)) -> bool {
@@ -206,7 +208,7 @@ mod tests {
         Response::of(&headers(&CACHE_CONTROL, lines))
     }
 
-    fn headers(name: &HeaderName, lines: &[&str]) -> HeaderMap {
+    fn headers(name: &HeaderName, lines: &[&str]) -> Headers {
         lines.iter().map(|line| (name.clone(), HeaderValue::from_str(line).unwrap())).collect()
     }
 

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use bytes::{Bytes, BytesMut};
 use http::header::{AGE, CONNECTION, CONTENT_LENGTH, DATE};
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http::{HeaderName, HeaderValue, StatusCode};
 
 use super::disk::FileBody;
 use super::freshness::Millis;
@@ -13,6 +13,7 @@ use super::policy::{Freshness, Terms};
 use super::vary;
 use crate::header::hop_by_hop::{is_hop_by_hop_response, listed_fields};
 use crate::header::request_id::X_REQUEST_ID;
+use crate::headers::Headers;
 use crate::observe::metrics::CacheHeld;
 
 /// What an entry costs beside its bytes, about.
@@ -59,7 +60,7 @@ pub struct Entry {
     pub primary: Box<[u8]>,
     pub status: StatusCode,
     /// With a `Date`, and the `Content-Length` of the body.
-    pub headers: HeaderMap,
+    pub headers: Headers,
     pub body: Body,
     pub terms: Terms,
     /// Request fields it depends on, and what the request said in them.
@@ -79,7 +80,7 @@ pub struct Entry {
 pub struct Head {
     pub primary: Box<[u8]>,
     pub status: StatusCode,
-    pub headers: HeaderMap,
+    pub headers: Headers,
     pub terms: Terms,
     pub varies: Box<[HeaderName]>,
     pub variant: Box<[u8]>,
@@ -157,7 +158,7 @@ impl Entry {
 
     /// Whether it is the answer to a request that says this.
     #[must_use]
-    pub fn suits(&self, request: &HeaderMap) -> bool {
+    pub fn suits(&self, request: &Headers) -> bool {
         if self.varies.is_empty() {
             return true;
         }
@@ -171,9 +172,8 @@ impl Entry {
 /// that was read with them. What is said of one request alone is left out; the age is in the terms. One without a date gets that of
 /// its arrival (RFC 9110 section 6.6.1).
 #[must_use]
-pub fn kept_fields(headers: &HeaderMap, came: Millis) -> HeaderMap {
-    let listed: Vec<HeaderName> =
-        listed_fields(headers.get_all(CONNECTION).iter().map(HeaderValue::as_bytes)).collect();
+pub fn kept_fields(headers: &Headers, came: Millis) -> Headers {
+    let listed: Vec<HeaderName> = listed_fields(headers.get_all(CONNECTION).map(HeaderValue::as_bytes)).collect();
     let is_kept = |name: &HeaderName| {
         !is_hop_by_hop_response(name.as_str().as_bytes())
             && !listed.contains(name)
@@ -182,14 +182,14 @@ pub fn kept_fields(headers: &HeaderMap, came: Millis) -> HeaderMap {
             && !name.as_str().starts_with("x-accel-")
     };
     let mut block = BytesMut::with_capacity(headers.iter().map(|(_, value)| value.len()).sum());
-    let mut kept = HeaderMap::with_capacity(headers.len() + 4);
+    let mut kept = Headers::with_capacity(headers.len() + 4);
     for (name, value) in headers.iter().filter(|(name, _)| is_kept(name)) {
         block.extend_from_slice(value.as_bytes());
         if let Ok(value) = HeaderValue::from_maybe_shared(block.split().freeze()) {
-            kept.append(name, value);
+            kept.append(name.clone(), value);
         }
     }
-    if !kept.contains_key(DATE) {
+    if !kept.contains(DATE) {
         let date = httpdate::fmt_http_date(std::time::UNIX_EPOCH + std::time::Duration::from_millis(came));
         if let Ok(date) = HeaderValue::from_maybe_shared(Bytes::from(date)) {
             kept.insert(DATE, date);
@@ -201,19 +201,16 @@ pub fn kept_fields(headers: &HeaderMap, came: Millis) -> HeaderMap {
 /// What a 304 says of a kept answer, in place of what it said before (RFC 9111 section 3.2): all but what describes the body that
 /// is kept.
 #[must_use]
-pub fn updated_fields(kept: &HeaderMap, says: &HeaderMap) -> HeaderMap {
+pub fn updated_fields(kept: &Headers, says: &Headers) -> Headers {
     const OF_THE_BODY: [&str; 4] = ["content-length", "content-encoding", "content-range", "content-type"];
+    let counts = |name: &HeaderName| !OF_THE_BODY.contains(&name.as_str());
     let mut updated = kept.clone();
-    for name in says.keys().filter(|name| !OF_THE_BODY.contains(&name.as_str())) {
-        updated.remove(name);
-        for value in says.get_all(name) {
-            updated.append(name, value.clone());
-        }
-    }
+    updated.retain(|name, _| !counts(name) || !says.contains(name));
+    updated.extend(says.iter().filter(|(name, _)| counts(name)).cloned());
     updated
 }
 
-fn tags(headers: &HeaderMap) -> Box<[Box<[u8]>]> {
+fn tags(headers: &Headers) -> Box<[Box<[u8]>]> {
     let lines = TAG_FIELDS.iter().flat_map(|name| headers.get_all(name)).map(HeaderValue::as_bytes);
     let tags = lines.flat_map(|line| line.split(|byte| matches!(byte, b' ' | b',' | b'\t')));
     tags.filter(|tag| !tag.is_empty()).take(TAGS_MOST).map(Box::from).collect()
@@ -224,8 +221,8 @@ fn tags(headers: &HeaderMap) -> Box<[Box<[u8]>]> {
 mod tests {
     use super::*;
 
-    fn of(fields: &[(&'static str, &'static str)]) -> HeaderMap {
-        let mut headers = HeaderMap::new();
+    fn of(fields: &[(&'static str, &'static str)]) -> Headers {
+        let mut headers = Headers::default();
         for (name, value) in fields {
             headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
         }
@@ -249,11 +246,11 @@ mod tests {
             ]),
             784_111_777_000,
         );
-        assert_eq!(kept.get_all("link").iter().count(), 2);
+        assert_eq!(kept.get_all("link").count(), 2);
         assert_eq!(kept.get("date").unwrap(), "Sun, 06 Nov 1994 08:49:37 GMT");
-        let mut names: Vec<&str> = kept.keys().map(HeaderName::as_str).collect();
+        let mut names: Vec<&str> = kept.names().map(HeaderName::as_str).collect();
         names.sort_unstable();
-        assert_eq!(names, ["content-type", "date", "link"]);
+        assert_eq!(names, ["content-type", "date", "link", "link"]);
     }
 
     #[test]
@@ -268,7 +265,7 @@ mod tests {
         let says =
             of(&[("x-a", "3"), ("content-length", "0"), ("content-type", "text/html"), ("cache-control", "max-age=9")]);
         let updated = updated_fields(&kept, &says);
-        assert_eq!(updated.get_all("x-a").iter().collect::<Vec<_>>(), ["3"]);
+        assert_eq!(updated.get_all("x-a").collect::<Vec<_>>(), ["3"]);
         assert_eq!(updated.get("content-length").unwrap(), "5");
         assert_eq!(updated.get("content-type").unwrap(), "text/plain");
         assert_eq!(updated.get("cache-control").unwrap(), "max-age=9");

@@ -3,9 +3,10 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::header::{AGE, DATE, EXPIRES};
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue};
 
 use super::directives::{Response, seconds};
+use crate::headers::Headers;
 
 /// Milliseconds since 1970.
 pub type Millis = u64;
@@ -28,7 +29,7 @@ pub struct Fetched {
 
 /// The age an answer had when it came, in seconds: `corrected_initial_age` of section 4.2.3.
 #[must_use]
-pub fn initial_age(headers: &HeaderMap, fetched: Fetched) -> u64 {
+pub fn initial_age(headers: &Headers, fetched: Fetched) -> u64 {
     let came = fetched.came / 1000;
     let apparent = date(headers, &DATE).map_or(0, |date| came.saturating_sub(date));
     let delay = fetched.came.saturating_sub(fetched.asked) / 1000;
@@ -37,31 +38,31 @@ pub fn initial_age(headers: &HeaderMap, fetched: Fetched) -> u64 {
 }
 
 /// What `Age` says, and 0 where it says nothing that can be read. Of several the first counts (section 5.1).
-fn stated_age(headers: &HeaderMap) -> u64 {
+fn stated_age(headers: &Headers) -> u64 {
     let line = headers.get(AGE).map(HeaderValue::as_bytes).unwrap_or_default();
     line.split(|byte| *byte == b',').next().and_then(|first| seconds(first.trim_ascii())).unwrap_or(0)
 }
 
 /// How long an answer says it is fresh from the moment it was made (section 4.2.1); none where it says nothing.
 #[must_use]
-pub fn stated_lifetime(headers: &HeaderMap, says: &Response, fetched: Fetched) -> Option<Duration> {
+pub fn stated_lifetime(headers: &Headers, says: &Response, fetched: Fetched) -> Option<Duration> {
     if let Some(lifetime) = accel_expires(headers, fetched) {
         return Some(lifetime);
     }
     if let Some(age) = says.s_maxage.or(says.max_age) {
         return Some(Duration::from_secs(age));
     }
-    if !headers.contains_key(EXPIRES) || Response::targeted(headers).is_some() {
+    if !headers.contains(EXPIRES) || Response::targeted(headers).is_some() {
         return None;
     }
     // A date that is none lies in the past (section 5.3), and so do dates that contradict each other.
-    let mut dates = headers.get_all(EXPIRES).iter().map(parse_date);
+    let mut dates = headers.get_all(EXPIRES).map(parse_date);
     let expires = dates.next().flatten().filter(|first| dates.all(|other| other == Some(*first)));
     let made = date(headers, &DATE).unwrap_or(fetched.came / 1000);
     Some(Duration::from_secs(expires.map_or(0, |expires| expires.saturating_sub(made))))
 }
 
-fn accel_expires(headers: &HeaderMap, fetched: Fetched) -> Option<Duration> {
+fn accel_expires(headers: &Headers, fetched: Fetched) -> Option<Duration> {
     let value = headers.get(X_ACCEL_EXPIRES)?.as_bytes().trim_ascii();
     match value.strip_prefix(b"@") {
         Some(moment) => {
@@ -77,7 +78,7 @@ fn seconds_since_1970(text: &[u8]) -> Option<u64> {
 
 /// A date in seconds since 1970, in any of the three forms of RFC 9110 section 5.6.7.
 #[must_use]
-pub fn date(headers: &HeaderMap, name: &HeaderName) -> Option<u64> {
+pub fn date(headers: &Headers, name: &HeaderName) -> Option<u64> {
     parse_date(headers.get(name)?)
 }
 
@@ -94,7 +95,7 @@ mod tests {
     const CAME: u64 = 1_700_000_000;
     const AT: Fetched = Fetched { asked: CAME * 1000, came: CAME * 1000 };
 
-    fn of(fields: &[(&'static str, String)]) -> HeaderMap {
+    fn of(fields: &[(&'static str, String)]) -> Headers {
         fields
             .iter()
             .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_str(value).unwrap()))

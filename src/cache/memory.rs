@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use http::{HeaderMap, HeaderName};
+use http::HeaderName;
 use quick_cache::sync::{Cache, DefaultLifecycle};
 use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
 
@@ -14,6 +14,7 @@ use super::entry::Entry;
 use super::freshness::Millis;
 use super::policy::Freshness;
 use super::vary;
+use crate::headers::Headers;
 
 /// What an entry is kept under.
 pub type Key = Arc<[u8]>;
@@ -95,7 +96,7 @@ impl Memory {
 
     /// Looks for the answer to a request with these fields; and under which key it is, or would be.
     #[must_use]
-    pub fn look(&self, primary: &[u8], always: &[HeaderName], request: &HeaderMap) -> (Look, Option<Key>) {
+    pub fn look(&self, primary: &[u8], always: &[HeaderName], request: &Headers) -> (Look, Option<Key>) {
         match self.slots.get(primary) {
             // Kept under another configuration, by which it was for everybody.
             Some(Slot::Entry(_)) if !always.is_empty() => (Look::Nothing, None),
@@ -115,7 +116,7 @@ impl Memory {
     }
 
     /// Keeps an answer; `request` is what it was an answer to.
-    pub fn keep(&self, entry: Arc<Entry>, request: &HeaderMap) {
+    pub fn keep(&self, entry: Arc<Entry>, request: &Headers) {
         let primary: Key = Arc::from(&*entry.primary);
         if entry.varies.is_empty() {
             return self.slots.insert(primary, Slot::Entry(entry));
@@ -179,7 +180,7 @@ impl Look {
 }
 
 impl Varies {
-    fn key(&self, primary: &[u8], request: &HeaderMap) -> Key {
+    fn key(&self, primary: &[u8], request: &Headers) -> Key {
         let mut key = Vec::with_capacity(primary.len() + 64);
         key.extend_from_slice(primary);
         // No primary key has as many line feeds.

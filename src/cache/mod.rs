@@ -39,10 +39,10 @@ use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwapOption;
 use aws_lc_rs::digest::{SHA256, digest};
-use http::HeaderMap;
 use parking_lot::Mutex;
 
 use crate::config::model;
+use crate::headers::Headers;
 use crate::observe::metrics::{CacheTier, DiskMetrics, Metrics, NotStored, SharedMetrics};
 use crate::redis::Redis;
 use collapse::Fetches;
@@ -189,7 +189,7 @@ impl Cache {
 
     /// Looks for the answer to a request with these fields, and under which key it is where that is not the primary.
     #[must_use]
-    pub fn look(&self, rule: &Rule, primary: &[u8], request: &HeaderMap) -> (Look, Option<Key>) {
+    pub fn look(&self, rule: &Rule, primary: &[u8], request: &Headers) -> (Look, Option<Key>) {
         let Some(memory) = self.memory.get() else { return (Look::Nothing, None) };
         let (look, key) = memory.look(primary, &rule.config.key_headers, request);
         if let Look::Entry(entry) = &look {
@@ -206,7 +206,7 @@ impl Cache {
     }
 
     /// Looks for it on disk. What memory has room for is there from now on.
-    pub async fn look_on_disk(&self, rule: &Arc<Rule>, primary: &[u8], request: &HeaderMap) -> Option<Arc<Entry>> {
+    pub async fn look_on_disk(&self, rule: &Arc<Rule>, primary: &[u8], request: &Headers) -> Option<Arc<Entry>> {
         let disk = self.disk.load_full()?;
         let entry = disk.look(rule, primary, request, self.here.load(Relaxed)).await?;
         match self.purges.find(&entry) {
@@ -245,7 +245,7 @@ impl Cache {
     }
 
     /// Takes into memory what was in another tier, if it has room for it.
-    fn keep_here(&self, rule: &Rule, mut entry: Entry, request: &HeaderMap) -> Arc<Entry> {
+    fn keep_here(&self, rule: &Rule, mut entry: Entry, request: &Headers) -> Arc<Entry> {
         entry.held = Some(rule.metrics.hold(CacheTier::Memory, entry.weight() as u64));
         let entry = Arc::new(entry);
         let is_small = entry.body.len() as u64 <= self.here.load(Relaxed);
@@ -273,7 +273,7 @@ impl Cache {
     ///
     /// # Errors
     /// It was purged while it was fetched.
-    pub fn keep(&self, rule: &Rule, head: Head, body: Body, request: &HeaderMap) -> Result<Arc<Entry>, NotStored> {
+    pub fn keep(&self, rule: &Rule, head: Head, body: Body, request: &Headers) -> Result<Arc<Entry>, NotStored> {
         let mut entry = Entry::new(head, body);
         match self.purges.find(&entry) {
             Found::Kept => {}

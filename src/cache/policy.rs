@@ -6,8 +6,9 @@ use http::header::{
     CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, COOKIE, ETAG, LAST_MODIFIED, SET_COOKIE,
     TRANSFER_ENCODING,
 };
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http::{HeaderName, HeaderValue, StatusCode};
 
+use crate::headers::Headers;
 use crate::observe::metrics::{Bypass, NotStored};
 
 use super::conditional;
@@ -20,7 +21,7 @@ use super::vary;
 #[derive(Debug, Clone, Copy)]
 #[allow(clippy::struct_excessive_bools)] // Independent facts.
 pub struct Asked<'a> {
-    pub headers: &'a HeaderMap,
+    pub headers: &'a Headers,
     pub has_body: bool,
     /// To a WebSocket.
     pub is_upgrade: bool,
@@ -37,7 +38,7 @@ const METHOD_OVERRIDES: [&str; 3] = ["x-http-method-override", "x-method-overrid
 /// say.
 #[must_use]
 pub fn bypass(rule: &Rule, asked: &Asked<'_>) -> Option<Bypass> {
-    let cookies = || asked.headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes);
+    let cookies = || asked.headers.get_all(COOKIE).map(HeaderValue::as_bytes);
     if asked.has_body {
         Some(Bypass::Body)
     } else if asked.is_upgrade {
@@ -48,7 +49,7 @@ pub fn bypass(rule: &Rule, asked: &Asked<'_>) -> Option<Bypass> {
         Some(Bypass::ClientCert)
     } else if !asked.host_is_plain {
         Some(Bypass::Host)
-    } else if METHOD_OVERRIDES.iter().any(|name| asked.headers.contains_key(*name)) {
+    } else if METHOD_OVERRIDES.iter().any(|name| asked.headers.contains(*name)) {
         Some(Bypass::MethodOverride)
     } else if conditional::is_for_app(asked.headers) {
         Some(Bypass::Precondition)
@@ -109,7 +110,7 @@ impl Terms {
 #[allow(clippy::struct_excessive_bools)] // Each is a fact of its own.
 pub struct Answer<'a> {
     pub status: StatusCode,
-    pub headers: &'a HeaderMap,
+    pub headers: &'a Headers,
     pub fetched: Fetched,
     /// Sent as it is made.
     pub is_stream: bool,
@@ -123,7 +124,7 @@ pub struct Answer<'a> {
 
 /// Whether it is what scripts are in.
 #[must_use]
-pub fn is_page(headers: &HeaderMap) -> bool {
+pub fn is_page(headers: &Headers) -> bool {
     const PAGES: [&[u8]; 5] =
         [b"text/html", b"application/xhtml+xml", b"image/svg+xml", b"application/xml", b"text/xml"];
     let kind = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
@@ -138,20 +139,20 @@ pub fn is_page(headers: &HeaderMap) -> bool {
 /// Why it is not kept.
 pub fn judge(rule: &Rule, answer: &Answer<'_>) -> Result<(Terms, Vec<HeaderName>), NotStored> {
     let Answer { status, headers, .. } = *answer;
-    let is_part = status == StatusCode::PARTIAL_CONTENT || headers.contains_key(CONTENT_RANGE);
+    let is_part = status == StatusCode::PARTIAL_CONTENT || headers.contains(CONTENT_RANGE);
     // What answers to a range is for whoever asks for that range, unless it is the whole.
     let is_of_range = answer.ranged && status != StatusCode::OK;
     if status.as_u16() < 200 || status == StatusCode::NOT_MODIFIED || is_part || is_of_range {
         return Err(NotStored::Status);
     }
-    if !headers.get_all(CONTENT_ENCODING).iter().all(|value| vary::is_known_coding(value.as_bytes())) {
+    if !headers.get_all(CONTENT_ENCODING).all(|value| vary::is_known_coding(value.as_bytes())) {
         return Err(NotStored::VaryAny);
     }
     if answer.nonce && is_page(headers) {
         return Err(NotStored::Nonce);
     }
     let says = directives::Response::of(headers);
-    if headers.contains_key(SET_COOKIE) {
+    if headers.contains(SET_COOKIE) {
         return Err(NotStored::SetCookie);
     }
     if says.no_store {
@@ -174,7 +175,7 @@ pub fn judge(rule: &Rule, answer: &Answer<'_>) -> Result<(Terms, Vec<HeaderName>
 }
 
 /// Whether its end can be told from a connection that broke, and is not too far.
-fn check_length(status: StatusCode, headers: &HeaderMap, most: u64) -> Result<(), NotStored> {
+fn check_length(status: StatusCode, headers: &Headers, most: u64) -> Result<(), NotStored> {
     if status == StatusCode::NO_CONTENT {
         return Ok(());
     }
@@ -184,7 +185,7 @@ fn check_length(status: StatusCode, headers: &HeaderMap, most: u64) -> Result<()
             Some(_) => Err(NotStored::TooLarge),
             None => Err(NotStored::LengthUnknown),
         },
-        None if headers.contains_key(TRANSFER_ENCODING) => Ok(()),
+        None if headers.contains(TRANSFER_ENCODING) => Ok(()),
         None => Err(NotStored::LengthUnknown),
     }
 }
@@ -211,7 +212,7 @@ fn terms(
         (None, None) if says.no_cache => (fetched.came, false),
         (None, None) => return Err(NotStored::NoLifetime),
     };
-    if !ruled && stated == Some(Duration::ZERO) && headers.contains_key(X_ACCEL_EXPIRES) {
+    if !ruled && stated == Some(Duration::ZERO) && headers.contains(X_ACCEL_EXPIRES) {
         return Err(NotStored::NoLifetime);
     }
     // `s-maxage` forbids it as `proxy-revalidate` does (RFC 9111 section 5.2.2.10).
@@ -230,7 +231,7 @@ fn terms(
         no_cache: says.no_cache,
         for_authorized,
     };
-    let has_validator = headers.contains_key(ETAG) || headers.contains_key(LAST_MODIFIED);
+    let has_validator = headers.contains(ETAG) || headers.contains(LAST_MODIFIED);
     let is_of_use = (terms.fresh_until > terms.came && !terms.no_cache)
         || has_validator
         || terms.stale_while_revalidate > 0

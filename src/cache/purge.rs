@@ -221,11 +221,12 @@ mod tests {
     use super::*;
     use crate::cache::entry::{Body, Head};
     use crate::cache::policy::Terms;
-    use http::{HeaderMap, HeaderValue, StatusCode};
+    use crate::headers::Headers;
+    use http::{HeaderValue, StatusCode};
 
     fn entry(purges: &Purges, key: &str, tags: &'static str) -> Entry {
-        let mut headers = HeaderMap::new();
-        headers.insert("cache-tag", HeaderValue::from_static(tags));
+        let mut headers = Headers::default();
+        headers.insert(http::HeaderName::from_static("cache-tag"), HeaderValue::from_static(tags));
         let head = Head {
             primary: key.as_bytes().into(),
             status: StatusCode::OK,

@@ -3,7 +3,9 @@
 use std::ops::Range;
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderValue, header};
+use http::{HeaderValue, header};
+
+use crate::headers::Headers;
 
 /// More ranges than this in one request are answered with the whole: it would only be an effort (RFC 9110 section 17.15).
 const MOST: usize = 16;
@@ -20,8 +22,8 @@ pub enum Asked {
 
 /// Reads `Range` for a body of `length` bytes. What cannot be read is as if it were not there (section 14.2).
 #[must_use]
-pub fn asked(request: &HeaderMap, length: usize) -> Asked {
-    let mut lines = request.get_all(header::RANGE).iter();
+pub fn asked(request: &Headers, length: usize) -> Asked {
+    let mut lines = request.get_all(header::RANGE);
     let (Some(line), None) = (lines.next(), lines.next()) else { return Asked::Whole };
     read(line, length).unwrap_or(Asked::Whole)
 }
@@ -103,7 +105,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn of(line: &str, length: usize) -> Asked {
-        let mut request = HeaderMap::new();
+        let mut request = Headers::default();
         request.insert(header::RANGE, HeaderValue::from_str(line).unwrap());
         asked(&request, length)
     }

@@ -1,8 +1,9 @@
 //! Which request fields an answer depends on (RFC 9111 section 4.1), and how their values are compared.
 
 use http::header::{ACCEPT_ENCODING, VARY};
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue};
 
+use crate::headers::Headers;
 use crate::observe::metrics::NotStored;
 
 /// Fields more than this are no answer worth keeping.
@@ -17,9 +18,9 @@ const IN_KEY: [&str; 4] = ["host", "x-forwarded-host", "x-forwarded-proto", "x-f
 ///
 /// # Errors
 /// The answer is for one request alone, or one user.
-pub fn fields(headers: &HeaderMap, always: &[HeaderName]) -> Result<Vec<HeaderName>, NotStored> {
+pub fn fields(headers: &Headers, always: &[HeaderName]) -> Result<Vec<HeaderName>, NotStored> {
     let mut names = always.to_vec();
-    let items = headers.get_all(VARY).iter().flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
+    let items = headers.get_all(VARY).flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
     for item in items.map(<[u8]>::trim_ascii).filter(|item| !item.is_empty()) {
         // `*` is among what is no name, and means the same.
         let name = HeaderName::from_bytes(item).map_err(|_| NotStored::VaryAny)?;
@@ -37,19 +38,19 @@ pub fn fields(headers: &HeaderMap, always: &[HeaderName]) -> Result<Vec<HeaderNa
 }
 
 /// Writes what a request says in `names`, so that requests that say the same write the same.
-pub fn write(names: &[HeaderName], headers: &HeaderMap, out: &mut Vec<u8>) {
+pub fn write(names: &[HeaderName], headers: &Headers, out: &mut Vec<u8>) {
     for name in names {
         out.push(b'\n');
         // Absent is not the same as empty (RFC 9111 section 4.1).
-        if headers.contains_key(name) {
+        if headers.contains(name) {
             out.push(b'=');
             if *name == ACCEPT_ENCODING { write_encodings(headers, out) } else { write_values(name, headers, out) }
         }
     }
 }
 
-fn write_values(name: &HeaderName, headers: &HeaderMap, out: &mut Vec<u8>) {
-    for (index, value) in headers.get_all(name).iter().map(HeaderValue::as_bytes).enumerate() {
+fn write_values(name: &HeaderName, headers: &Headers, out: &mut Vec<u8>) {
+    for (index, value) in headers.get_all(name).map(HeaderValue::as_bytes).enumerate() {
         out.extend_from_slice(if index > 0 { b"," } else { b"" });
         // White space beside a comma says nothing.
         let mut items = value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
@@ -79,11 +80,11 @@ pub fn is_known_coding(value: &[u8]) -> bool {
 }
 
 /// The codings a client takes, in one order: browsers differ in spaces, order and weights, apps only ask what is there.
-fn write_encodings(headers: &HeaderMap, out: &mut Vec<u8>) {
+fn write_encodings(headers: &Headers, out: &mut Vec<u8>) {
     let mut taken = [None; CODINGS.len()];
     let mut any = None;
     let mut identity_refused = false;
-    let lines = headers.get_all(ACCEPT_ENCODING).iter().map(HeaderValue::as_bytes);
+    let lines = headers.get_all(ACCEPT_ENCODING).map(HeaderValue::as_bytes);
     for item in lines.flat_map(|line| line.split(|byte| *byte == b',')) {
         let mut parts = item.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
         let coding = parts.next().unwrap_or_default();
@@ -123,8 +124,8 @@ fn is_zero(parameter: &[u8]) -> bool {
 mod tests {
     use super::*;
 
-    fn of(fields: &[(&'static str, &str)]) -> HeaderMap {
-        let mut headers = HeaderMap::new();
+    fn of(fields: &[(&'static str, &str)]) -> Headers {
+        let mut headers = Headers::default();
         for (name, value) in fields {
             headers.append(HeaderName::from_static(name), HeaderValue::from_str(value).unwrap());
         }

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::time::SystemTime;
 
 use clap::Args;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use http::{HeaderName, HeaderValue, Method, StatusCode};
 
 use super::{ConfigFile, Failure, load};
 use crate::cache::freshness::{Fetched, millis};
@@ -13,6 +13,7 @@ use crate::cache::rule::{Rule, Rules, Target};
 use crate::config::Config;
 use crate::config::model::{Action, KeyQuery, Route};
 use crate::header::stream::is_stream;
+use crate::headers::Headers;
 use crate::observe::metrics::{Bypass, Metrics, NotStored};
 use crate::route::host::{AllowedHosts, Host};
 use crate::route::table::{Found, Table};
@@ -88,14 +89,14 @@ impl Explain {
             return Ok(out);
         }
         out.push_str("cache       asked first; what is not there is fetched once for all who want it\n");
-        let authorized = asked.contains_key(http::header::AUTHORIZATION);
+        let authorized = asked.contains(http::header::AUTHORIZATION);
         judge(rule, status, said, (authorized, route.security.has_nonce()), &mut out);
         Ok(out)
     }
 }
 
-fn fields(lines: &[String]) -> Result<HeaderMap, Failure> {
-    let mut fields = HeaderMap::new();
+fn fields(lines: &[String]) -> Result<Headers, Failure> {
+    let mut fields = Headers::default();
     for line in lines {
         let field = line.split_once(':').and_then(|(name, value)| {
             let name = HeaderName::from_bytes(name.trim().as_bytes()).ok()?;
@@ -169,9 +170,9 @@ fn shown(rule: &Rule, key: &[u8]) -> String {
     format!("{scheme}://{authority}{path}{query}{fields}")
 }
 
-fn judge(rule: &Rule, status: StatusCode, mut said: HeaderMap, (authorized, nonce): (bool, bool), out: &mut String) {
+fn judge(rule: &Rule, status: StatusCode, mut said: Headers, (authorized, nonce): (bool, bool), out: &mut String) {
     use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
-    if !said.contains_key(CONTENT_LENGTH) && !said.contains_key(TRANSFER_ENCODING) {
+    if !said.contains(CONTENT_LENGTH) && !said.contains(TRANSFER_ENCODING) {
         said.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
     }
     let now = millis(SystemTime::now());

@@ -33,6 +33,11 @@ impl Framing {
         }
         Some(if version == Version::HTTP_11 { Self::Chunked } else { Self::UntilClose })
     }
+
+    /// Bytes of the body, as far as the head says how many.
+    pub fn length(self) -> u64 {
+        if let Self::Length(length) = self { length } else { 0 }
+    }
 }
 
 fn has_no_body(status: StatusCode) -> bool {
@@ -53,7 +58,6 @@ pub(super) enum Persistence {
 
 /// Appends the head to `out`.
 pub(super) fn write_head(out: &mut BytesMut, response: &ResponseHead, framing: Framing, persistence: Persistence) {
-    out.reserve(512);
     out.put_slice(b"HTTP/1.1 ");
     out.put_slice(response.status.as_str().as_bytes());
     out.put_u8(b' ');
@@ -69,7 +73,7 @@ pub(super) fn write_head(out: &mut BytesMut, response: &ResponseHead, framing: F
             put_field(out, name, value);
         }
     }
-    if !response.headers.contains_key(header::DATE) {
+    if !response.headers.contains(header::DATE) {
         put_date(out);
     }
     if framing == Framing::Chunked {
@@ -86,7 +90,7 @@ pub(super) fn write_head(out: &mut BytesMut, response: &ResponseHead, framing: F
 
 /// Fields that the app's Connection field names beside the standard ones.
 pub(super) fn nominated(response: &ResponseHead) -> Vec<HeaderName> {
-    let values = || response.headers.get_all(header::CONNECTION).iter().map(HeaderValue::as_bytes);
+    let values = || response.headers.get_all(header::CONNECTION).map(HeaderValue::as_bytes);
     if ConnectionOptions::parse(values()).others { listed_fields(values()).collect() } else { Vec::new() }
 }
 
@@ -119,7 +123,7 @@ mod tests {
     fn response(status: u16, fields: &[(&'static str, &'static str)]) -> ResponseHead {
         let mut response = ResponseHead::new(StatusCode::from_u16(status).unwrap(), 0);
         for (name, value) in fields {
-            response.headers.append(*name, HeaderValue::from_static(value));
+            response.headers.append(http::HeaderName::from_static(name), HeaderValue::from_static(value));
         }
         response
     }

@@ -4,7 +4,9 @@
 use std::hash::{BuildHasher, RandomState};
 use std::sync::LazyLock;
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue};
+
+use crate::headers::Headers;
 
 pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 pub const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
@@ -54,8 +56,8 @@ impl TraceContext {
     /// The trace a client names, or a new one. Whether it is recorded a trusted peer decides itself; of others no more are recorded than
     /// `share` says, whatever they ask for.
     #[must_use]
-    pub fn of(headers: &HeaderMap<HeaderValue>, peer_trusted: bool, share: Share) -> Self {
-        let mut fields = headers.get_all(TRACEPARENT).iter();
+    pub fn of(headers: &Headers, peer_trusted: bool, share: Share) -> Self {
+        let mut fields = headers.get_all(TRACEPARENT);
         let received = match (fields.next(), fields.next()) {
             (Some(only), None) => Self::read(only.as_bytes()),
             _ => None,
@@ -144,7 +146,7 @@ mod tests {
     const GIVEN: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
     fn of(fields: &[&str], peer_trusted: bool, millionths: u32) -> TraceContext {
-        let mut headers = HeaderMap::new();
+        let mut headers = Headers::default();
         for field in fields {
             headers.append(TRACEPARENT, HeaderValue::from_str(field).unwrap());
         }

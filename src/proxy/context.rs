@@ -4,13 +4,14 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::{HeaderMap, HeaderValue};
+use http::HeaderValue;
 
 use crate::edge::exchange::Exchange;
 use crate::header::client_address::{Claims, Origin, resolve};
 use crate::header::request_hygiene::FieldKind;
 use crate::header::request_id;
 use crate::header::trace::{TraceContext, new_span};
+use crate::headers::Headers;
 use crate::observe::metrics::{FieldDrop, RequestInFlight};
 use crate::observe::traces::Steps;
 use crate::proxy::access::Login;
@@ -104,7 +105,7 @@ pub struct Attempt {
 impl Active {
     /// Takes over what the connection knows of the request, and what the request says of its trace.
     #[must_use]
-    pub fn begin(exchange: Arc<Exchange>, headers: &HeaderMap) -> Self {
+    pub fn begin(exchange: Arc<Exchange>, headers: &Headers) -> Self {
         let origin = origin(&exchange);
         let ids = claims(&exchange, FieldKind::RequestId);
         let (client, https) = (origin.client, origin.https);

@@ -1,9 +1,10 @@
 //! Cross-origin resource sharing (Fetch Standard, section 3.3): what browsers ask beforehand is answered here, and what they then ask gets
 //! the fields by which a page may read the answer, the app's or ours.
 
-use http::{HeaderMap, HeaderValue, Method, header};
+use http::{HeaderValue, Method, header};
 
 use crate::config::model::{Cors, OriginPattern};
+use crate::headers::Headers;
 use crate::message::{RequestHead, ResponseHead};
 use crate::proxy::rejection::{Reason, Rejection};
 use crate::proxy::respond::Answer;
@@ -17,7 +18,7 @@ const VARY_PREFLIGHT: HeaderValue =
 /// The method a preflight request asks for; none if it is no preflight. An OPTIONS of another kind is the app's.
 #[must_use]
 pub fn preflighted(request: &RequestHead) -> Option<Method> {
-    if request.method != Method::OPTIONS || !request.headers.contains_key(header::ORIGIN) {
+    if request.method != Method::OPTIONS || !request.headers.contains(header::ORIGIN) {
         return None;
     }
     let wanted = request.headers.get(header::ACCESS_CONTROL_REQUEST_METHOD)?;
@@ -26,8 +27,8 @@ pub fn preflighted(request: &RequestHead) -> Option<Method> {
 
 /// What the origin of a request is told it is: itself, any, or nothing.
 #[must_use]
-pub fn allowed(request: &HeaderMap, cors: &Cors) -> Option<HeaderValue> {
-    let mut origins = request.get_all(header::ORIGIN).iter();
+pub fn allowed(request: &Headers, cors: &Cors) -> Option<HeaderValue> {
+    let mut origins = request.get_all(header::ORIGIN);
     let (Some(origin), None) = (origins.next(), origins.next()) else { return None };
     if is_for_any(cors) {
         return Some(ASTERISK);
@@ -39,7 +40,7 @@ pub fn allowed(request: &HeaderMap, cors: &Cors) -> Option<HeaderValue> {
 ///
 /// # Errors
 /// What is asked for is not allowed.
-pub fn answer(request: &HeaderMap, cors: &Cors, method: &Method) -> Result<Answer, Rejection> {
+pub fn answer(request: &Headers, cors: &Cors, method: &Method) -> Result<Answer, Rejection> {
     let refuse = |what: &'static str| Err(Rejection::new(Reason::CorsRefused, what));
     let Some(origin) = allowed(request, cors) else { return refuse("the origin is not one of cors.origins") };
     // Browsers need nobody's word for these (Fetch Standard, section 2.2.1); nor for POST, but what they ask about here changes things.
@@ -49,7 +50,6 @@ pub fn answer(request: &HeaderMap, cors: &Cors, method: &Method) -> Result<Answe
     }
     let asked: Vec<&[u8]> = request
         .get_all(header::ACCESS_CONTROL_REQUEST_HEADERS)
-        .iter()
         .flat_map(|line| line.as_bytes().split(|byte| *byte == b','))
         .map(<[u8]>::trim_ascii)
         .filter(|name| !name.is_empty())
@@ -84,7 +84,7 @@ pub fn answer(request: &HeaderMap, cors: &Cors, method: &Method) -> Result<Answe
 
 /// Adds what lets a page of `origin` read an answer, unless the app has said itself who may.
 pub fn add(response: &mut ResponseHead, cors: &Cors, origin: Option<&HeaderValue>) {
-    if response.headers.keys().any(|name| name.as_str().starts_with("access-control-")) {
+    if response.headers.names().any(|name| name.as_str().starts_with("access-control-")) {
         return;
     }
     // Whoever is asked by another origin, or by none, gets another answer.
@@ -109,7 +109,7 @@ fn is_for_any(cors: &Cors) -> bool {
     !cors.credentials && cors.origins.iter().any(|origin| matches!(origin, OriginPattern::Any))
 }
 
-fn varies_by_origin(headers: &HeaderMap) -> bool {
-    let items = headers.get_all(header::VARY).iter().flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
+fn varies_by_origin(headers: &Headers) -> bool {
+    let items = headers.get_all(header::VARY).flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
     items.map(<[u8]>::trim_ascii).any(|item| item == b"*" || item.eq_ignore_ascii_case(b"origin"))
 }

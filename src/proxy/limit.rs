@@ -51,23 +51,24 @@ pub async fn settle(active: &mut Active) -> Result<(), Rejection> {
 
 fn conclude(active: &mut Active, mut verdict: Verdict) -> Result<(), Rejection> {
     active.exchange.control.count_by(std::mem::take(&mut verdict.permits));
-    let refusal = verdict.refusal.clone();
+    let rejection = verdict.refusal.as_ref().map(|refusal| {
+        let reason = match refusal.cause {
+            Cause::Rate => Reason::RateLimited,
+            Cause::Concurrency => Reason::ConcurrencyLimited,
+            Cause::Unavailable => Reason::LimitsUnavailable,
+        };
+        Rejection::new(reason, refusal.limits.join(", ")).retry_after(refusal.retry_after)
+    });
     active.limited = Some(Box::new(verdict));
-    let Some(refusal) = refusal else { return Ok(()) };
-    let reason = match refusal.cause {
-        Cause::Rate => Reason::RateLimited,
-        Cause::Concurrency => Reason::ConcurrencyLimited,
-        Cause::Unavailable => Reason::LimitsUnavailable,
-    };
-    Err(Rejection::new(reason, refusal.limits.join(", ")).retry_after(refusal.retry_after))
+    rejection.map_or(Ok(()), Err)
 }
 
 /// Says on an answer how much is left. What an app says of limits of its own stays.
 pub fn add_fields(response: &mut ResponseHead, active: &Active) {
     let Some((state, policy)) = active.limited.as_ref().and_then(|verdict| verdict.fields.as_ref()) else { return };
-    if response.headers.contains_key(RATE_LIMIT) || response.headers.contains_key(RATE_LIMIT_POLICY) {
+    if response.headers.contains(RATE_LIMIT) || response.headers.contains(RATE_LIMIT_POLICY) {
         return;
     }
-    response.headers.insert(RATE_LIMIT, state.clone());
-    response.headers.insert(RATE_LIMIT_POLICY, policy.clone());
+    response.headers.append(RATE_LIMIT, state.clone());
+    response.headers.append(RATE_LIMIT_POLICY, policy.clone());
 }

@@ -114,14 +114,12 @@ fn head(request: &RequestHead, active: &Active, answer: &Answer) -> (ResponseHea
     let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut head = ResponseHead::new(status, answer.fields.len() + 12);
     if let Some(content_type) = content_type {
-        head.headers.insert(header::CONTENT_TYPE, content_type);
+        head.headers.append(header::CONTENT_TYPE, content_type);
     }
     if !matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
-        head.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
+        head.headers.append(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
     }
-    for (name, value) in &answer.fields {
-        head.headers.append(name, value.clone());
-    }
+    head.headers.extend(answer.fields.iter().cloned());
     head.headers.insert(X_REQUEST_ID, active.request_id.clone());
     edit_for_route(&mut head, active, false);
     (head, body)
@@ -155,7 +153,7 @@ fn page(reason: Reason, active: &Active) -> Option<&ErrorPage> {
 
 /// Browsers name HTML; what names nothing, or anything, is a program.
 fn wants_html(request: &RequestHead) -> bool {
-    request.headers.get_all(header::ACCEPT).iter().any(|value| {
+    request.headers.get_all(header::ACCEPT).any(|value| {
         value.as_bytes().split(|b| *b == b',').any(|range| {
             let mut parts = range.split(|b| *b == b';').map(<[u8]>::trim_ascii);
             let named = parts.next().is_some_and(|media| {

@@ -39,7 +39,7 @@ pub fn judge(response: &mut ResponseHead, active: &mut Active) -> Result<()> {
             upstream.record_success(lease.endpoint());
         }
     }
-    if response.headers.contains_key(X_ACCEL_REDIRECT) {
+    if response.headers.contains(X_ACCEL_REDIRECT) {
         active.rejection = Some(Rejection::from(Reason::AccelRedirect));
         return Error::e_explain(ErrorType::InvalidHTTPHeader, "X-Accel-Redirect");
     }
@@ -54,11 +54,7 @@ pub fn judge(response: &mut ResponseHead, active: &mut Active) -> Result<()> {
         active.exchange.control.await_events(EVENT_PAUSE);
     }
     // The rest of the family is for a proxy, not for its clients.
-    let instructions: Vec<HeaderName> =
-        response.headers.keys().filter(|name| name.as_str().starts_with("x-accel-")).cloned().collect();
-    for name in instructions {
-        response.headers.remove(&name);
-    }
+    response.headers.retain(|name, _| !name.as_str().starts_with("x-accel-"));
     Ok(())
 }
 
@@ -70,7 +66,9 @@ fn route_read_timeout(active: &Active) -> Option<Duration> {
 
 /// Adds what every answer carries, and what the route asks for.
 pub fn edit(response: &mut ResponseHead, active: &Active) {
-    response.headers.entry(X_REQUEST_ID).or_insert_with(|| active.request_id.clone());
+    if !response.headers.contains(X_REQUEST_ID) {
+        response.headers.append(X_REQUEST_ID, active.request_id.clone());
+    }
     if let Some(visit) = active.visit.as_deref().filter(|visit| visit.way != Way::Unsafe) {
         cache::add_status(response, visit, None);
     }
@@ -83,7 +81,7 @@ pub fn edit_for_route(response: &mut ResponseHead, active: &Active, is_short: bo
     let snapshot = &active.exchange.snapshot;
     let route = active.route.and_then(|index| snapshot.route(index)).map(|(route, _)| route);
     let security = route.map_or(&snapshot.config.security, |route| &route.security);
-    let says_hsts = response.headers.contains_key(header::STRICT_TRANSPORT_SECURITY);
+    let says_hsts = response.headers.contains(header::STRICT_TRANSPORT_SECURITY);
     let app_says_hsts = snapshot.app_says_hsts(active.route, says_hsts);
     // Whoever is told a shorter time forgets the longer one of the app (RFC 6797 section 8.1).
     let https =
@@ -101,6 +99,6 @@ pub fn edit_for_route(response: &mut ResponseHead, active: &Active, is_short: bo
         response.headers.remove(name);
     }
     for (name, value) in &route.response_headers.set {
-        response.headers.insert(name, value.clone());
+        response.headers.insert(name.clone(), value.clone());
     }
 }

@@ -3,7 +3,6 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::rand;
-use http::header::Entry;
 use http::{HeaderName, HeaderValue, StatusCode, header};
 
 use crate::config::model::{Csp, Hsts, SecurityField, SecurityHeaders};
@@ -43,13 +42,13 @@ pub fn add(
         Some(Csp::Fixed(field)) if field.overrides || !is_short => add_field(response, field),
         // What the client has kept has the nonce that it came with.
         Some(Csp::Nonce { name, parts, overrides })
-            if response.status != StatusCode::NOT_MODIFIED && (*overrides || !response.headers.contains_key(name)) =>
+            if response.status != StatusCode::NOT_MODIFIED && (*overrides || !response.headers.contains(name)) =>
         {
             // An answer of ours has no script that would need it, and gets one that nobody knows.
             let nonce = nonce.cloned().or_else(self::nonce);
             let nonce = nonce.as_ref().and_then(|nonce| nonce.to_str().ok()).unwrap_or_default();
             if let Ok(policy) = HeaderValue::try_from(parts.join(nonce)) {
-                response.headers.insert(name, policy);
+                response.headers.insert(name.clone(), policy);
             }
         }
         Some(_) | None => {}
@@ -66,15 +65,13 @@ pub fn add(
 }
 
 fn add_field(response: &mut ResponseHead, field: &SecurityField) {
-    match response.headers.entry(&field.name) {
-        Entry::Vacant(vacant) => drop(vacant.insert(field.value.clone())),
-        Entry::Occupied(mut occupied) if field.overrides => drop(occupied.insert(field.value.clone())),
-        Entry::Occupied(_) => {}
+    if field.overrides || !response.headers.contains(&field.name) {
+        response.headers.insert(field.name.clone(), field.value.clone());
     }
 }
 
 fn add_hsts(response: &mut ResponseHead, hsts: &Hsts) {
-    if !hsts.overrides && response.headers.contains_key(header::STRICT_TRANSPORT_SECURITY) {
+    if !hsts.overrides && response.headers.contains(header::STRICT_TRANSPORT_SECURITY) {
         return;
     }
     if hsts.ramp_from.is_some() {
@@ -89,7 +86,7 @@ fn add_hsts(response: &mut ResponseHead, hsts: &Hsts) {
 
 /// Whether a policy that is in force says who may frame the page: it goes before X-Frame-Options where both are known.
 fn says_who_frames(response: &ResponseHead) -> bool {
-    let policies = response.headers.get_all(header::CONTENT_SECURITY_POLICY).iter().map(HeaderValue::as_bytes);
+    let policies = response.headers.get_all(header::CONTENT_SECURITY_POLICY).map(HeaderValue::as_bytes);
     let mut directives = policies.flat_map(|policy| policy.split(|byte| matches!(byte, b';' | b',')));
     directives.any(|directive| {
         let name = directive.trim_ascii().split(u8::is_ascii_whitespace).next().unwrap_or_default();
@@ -99,10 +96,10 @@ fn says_who_frames(response: &ResponseHead) -> bool {
 
 /// Adds what a cookie lacks (RFC 6265bis section 4.1.2).
 fn harden_cookies(response: &mut ResponseHead, https: bool) {
-    if !response.headers.contains_key(header::SET_COOKIE) {
+    if !response.headers.contains(header::SET_COOKIE) {
         return;
     }
-    let cookies: Vec<HeaderValue> = response.headers.get_all(header::SET_COOKIE).iter().cloned().collect();
+    let cookies: Vec<HeaderValue> = response.headers.get_all(header::SET_COOKIE).cloned().collect();
     let hardened: Vec<HeaderValue> = cookies.iter().map(|cookie| hardened(cookie, https)).collect();
     if hardened != cookies {
         response.headers.remove(header::SET_COOKIE);

@@ -1,19 +1,22 @@
 //! Which bucket a request is for: a hash over the limit and whom it is counted for, so that neither a secret nor a text of any length
 //! is kept anywhere.
 //!
-//! What is hashed can be written by hand: the name of the limit, its rate, and a line for each part of the key.
+//! What is hashed can be written by hand: the name of the limit, its rate, and a line for each part of the key. Which hash it is
+//! depends on who has to agree on it ([`Hash`]).
 
 use std::fmt;
+use std::hash::{BuildHasher as _, RandomState};
 use std::io::Write as _;
 use std::net::{IpAddr, Ipv6Addr};
 
 use aws_lc_rs::digest::{SHA256, digest};
-use http::{HeaderMap, HeaderValue, header};
+use http::header;
 
 use crate::config::model::{KeyPart, RateLimit};
+use crate::headers::Headers;
 use crate::net::Ipv4Text;
 
-/// The first half of a SHA-256.
+/// What a [`Hash`] makes of a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Key(pub [u8; 16]);
 
@@ -32,7 +35,35 @@ pub struct Asker<'a> {
     /// In lower case, without port.
     pub host: Option<&'a str>,
     pub route: &'a str,
-    pub headers: &'a HeaderMap<HeaderValue>,
+    pub headers: &'a Headers,
+}
+
+/// How a text becomes a key.
+#[derive(Debug)]
+pub enum Hash {
+    /// The first half of its SHA-256: every gateway that shares a Redis makes the same key.
+    Shared,
+    /// For this process alone, which costs a tenth: two hashes with keys of their own that nobody knows, so that nobody finds two
+    /// texts with the same key.
+    Local(Box<[RandomState; 2]>),
+}
+
+impl Default for Hash {
+    fn default() -> Self {
+        Self::Local(Box::default())
+    }
+}
+
+impl Hash {
+    fn of(&self, text: &[u8]) -> Key {
+        match self {
+            Self::Shared => hashed(text),
+            Self::Local(each) => {
+                let [one, other] = each.each_ref().map(|hash| u128::from(hash.hash_one(text)));
+                Key((one << 64 | other).to_be_bytes())
+            }
+        }
+    }
 }
 
 /// What every text of a limit begins with.
@@ -66,7 +97,7 @@ impl Part {
             KeyPart::Host => text.extend_from_slice(asker.host.unwrap_or_default().as_bytes()),
             KeyPart::Route => text.extend_from_slice(asker.route.as_bytes()),
             KeyPart::Header(name) => {
-                for (index, one) in asker.headers.get_all(name).iter().enumerate() {
+                for (index, one) in asker.headers.get_all(name).enumerate() {
                     // As the app sees them.
                     text.extend_from_slice(if index > 0 { b"," } else { b"" });
                     text.extend_from_slice(one.as_bytes());
@@ -83,14 +114,14 @@ impl Part {
 }
 
 /// The bucket of `asker`. `prefix` is what [`prefix`] made.
-pub fn key(prefix: &[u8], parts: &[Part], asker: &Asker<'_>) -> Key {
+pub fn key(prefix: &[u8], parts: &[Part], asker: &Asker<'_>, hash: &Hash) -> Key {
     let mut text = Vec::with_capacity(prefix.len() + 64);
     text.extend_from_slice(prefix);
     for part in parts {
         part.write(asker, &mut text);
         text.push(b'\n');
     }
-    hashed(&text)
+    hash.of(&text)
 }
 
 /// One bucket for each client, for a purpose that `prefix` names.
@@ -121,8 +152,8 @@ fn write_address(client: Option<IpAddr>, text: &mut Vec<u8>) {
 }
 
 /// The values of the cookies of this name in their order, without spaces and quotes around them, as Python frameworks read them.
-pub fn cookies<'a>(headers: &'a HeaderMap<HeaderValue>, name: &str) -> impl Iterator<Item = &'a [u8]> {
-    let pairs = headers.get_all(header::COOKIE).iter().flat_map(|value| value.as_bytes().split(|b| *b == b';'));
+pub fn cookies<'a>(headers: &'a Headers, name: &str) -> impl Iterator<Item = &'a [u8]> {
+    let pairs = headers.get_all(header::COOKIE).flat_map(|value| value.as_bytes().split(|b| *b == b';'));
     pairs.filter_map(move |pair| {
         let equals = pair.iter().position(|b| *b == b'=')?;
         let (key, value) = pair.split_at_checked(equals)?;
@@ -132,7 +163,7 @@ pub fn cookies<'a>(headers: &'a HeaderMap<HeaderValue>, name: &str) -> impl Iter
 
 /// The value of the cookie of this name. None where frameworks would not agree on it, and a client could show each the one it likes:
 /// there are two with different values, or one with escapes (RFC 6265 section 4.2 knows neither).
-fn the_cookie<'a>(headers: &'a HeaderMap<HeaderValue>, name: &str) -> Option<&'a [u8]> {
+fn the_cookie<'a>(headers: &'a Headers, name: &str) -> Option<&'a [u8]> {
     let mut values = cookies(headers, name);
     let first = values.next()?;
     (!first.contains(&b'\\') && values.all(|other| other == first)).then_some(first)
@@ -144,6 +175,8 @@ fn unquoted(value: &[u8]) -> &[u8] {
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderValue;
+
     use super::*;
 
     fn text(parts: &[KeyPart], asker: &Asker<'_>) -> String {
@@ -156,12 +189,23 @@ mod tests {
     }
 
     #[test]
+    fn a_key_of_this_process_is_the_same_for_the_same_text_alone() {
+        let (one, other) = (Hash::default(), Hash::default());
+        assert_eq!(one.of(b"a"), one.of(b"a"));
+        assert_ne!(one.of(b"a"), one.of(b"b"));
+        assert_ne!(one.of(b"a"), other.of(b"a"));
+        let Key(bytes) = one.of(b"a");
+        assert_ne!(bytes[..8], bytes[8..]);
+        assert_eq!(Hash::Shared.of(b"a"), hashed(b"a"));
+    }
+
+    #[test]
     fn what_is_hashed() {
-        let mut headers = HeaderMap::new();
-        headers.append("x-key", HeaderValue::from_static("a"));
-        headers.append("x-key", HeaderValue::from_static("b"));
-        headers.append("cookie", HeaderValue::from_static("x=1; sid=s"));
-        headers.append("empty", HeaderValue::from_static(""));
+        let mut headers = Headers::default();
+        headers.append(http::HeaderName::from_static("x-key"), HeaderValue::from_static("a"));
+        headers.append(http::HeaderName::from_static("x-key"), HeaderValue::from_static("b"));
+        headers.append(http::HeaderName::from_static("cookie"), HeaderValue::from_static("x=1; sid=s"));
+        headers.append(http::HeaderName::from_static("empty"), HeaderValue::from_static(""));
         let asker =
             Asker { client: Some("192.0.2.1".parse().unwrap()), host: Some("h"), route: "r", headers: &headers };
         let header = |name| KeyPart::Header(name);
@@ -191,9 +235,9 @@ mod tests {
     #[test]
     fn one_session_has_one_bucket_however_it_is_written() {
         let of = |fields: &[&str]| {
-            let mut headers = HeaderMap::new();
+            let mut headers = Headers::default();
             for field in fields {
-                headers.append("cookie", HeaderValue::from_str(field).unwrap());
+                headers.append(http::HeaderName::from_static("cookie"), HeaderValue::from_str(field).unwrap());
             }
             the_cookie(&headers, "sid").map(<[u8]>::to_vec)
         };

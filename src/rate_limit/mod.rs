@@ -34,13 +34,15 @@ use crate::redis::Redis;
 use bucket::{Bucket, Decision};
 use in_flight::InFlight;
 pub use in_flight::Permit;
-use key::{Asker, Key, Part};
+use key::{Asker, Hash, Key, Part};
 use local::{Ask, Buckets};
 use verdict::{Cause, Verdict};
 
 /// What outlives every configuration: a limit that a reload leaves as it is keeps its buckets.
 #[derive(Debug, Default)]
 pub struct Limiter {
+    /// Of keys that no Redis is asked about.
+    hash: Hash,
     buckets: Buckets,
     in_flight: Arc<InFlight>,
 }
@@ -57,6 +59,8 @@ pub struct Limits {
 #[derive(Debug)]
 pub struct Rule {
     pub name: Arc<str>,
+    /// The name as the fields have it.
+    item: Box<str>,
     bucket: Option<Bucket>,
     concurrency: Option<u32>,
     key: Vec<Part>,
@@ -118,6 +122,7 @@ impl Limits {
         }
         let rule = |limit: &RateLimit| Rule {
             name: limit.name.clone(),
+            item: verdict::item(&limit.name),
             bucket: limit.rate.as_ref().map(Bucket::new),
             concurrency: limit.concurrency,
             key: limit.key.iter().map(Part::new).collect(),
@@ -138,7 +143,8 @@ impl Limits {
             asks: Vec::with_capacity(self.rules.len()),
             permits: Vec::new(),
         };
-        if !question.enter(limiter, asker) {
+        let hash = if redis.is_some() { &Hash::Shared } else { &limiter.hash };
+        if !question.enter(limiter, asker, hash) {
             return Step::Decided(question.conclude());
         }
         match redis {
@@ -162,9 +168,9 @@ impl Limits {
 
 impl Question {
     /// Counts the request among those in flight, and notes whose buckets are to be asked. False: it is refused.
-    fn enter(&mut self, limiter: &Limiter, asker: &Asker<'_>) -> bool {
+    fn enter(&mut self, limiter: &Limiter, asker: &Asker<'_>, hash: &Hash) -> bool {
         for (rule, (number, outcome)) in self.limits.rules.iter().zip(self.outcomes.iter_mut().enumerate()) {
-            let key = key::key(&rule.prefix, &rule.key, asker);
+            let key = key::key(&rule.prefix, &rule.key, asker, hash);
             *outcome = rule.enter(limiter, key, &mut self.permits);
             if outcome.refuses() && !rule.dry_run {
                 return false;

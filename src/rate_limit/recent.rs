@@ -5,6 +5,7 @@
 //! among the last [`EACH`] used of its part.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::hash::RandomState;
 
 use parking_lot::Mutex;
@@ -43,31 +44,37 @@ impl<V: Copy> Recent<V> {
         let [first, ..] = key.0;
         let Some(part) = self.parts.get(usize::from(first) % PARTS) else { return change(None).0 };
         let mut part = part.lock();
-        let known = match part.young.get(key) {
-            Some(value) => Some(*value),
-            None => part.old.remove(key),
-        };
-        let (result, value) = change(known);
-        match value {
-            Some(value) => part.insert(*key, value),
-            None => drop(part.young.remove(key)),
+        let Part { young, old } = &mut *part;
+        let is_full = young.len() >= EACH;
+        // Hashed once where it is there, which is the usual case.
+        match young.entry(*key) {
+            Entry::Occupied(mut there) => {
+                let (result, value) = change(Some(*there.get()));
+                match value {
+                    Some(value) => *there.get_mut() = value,
+                    None => drop(there.remove()),
+                }
+                result
+            }
+            Entry::Vacant(place) => {
+                let (result, value) = change(old.remove(key));
+                match value {
+                    Some(value) if is_full => {
+                        *old = std::mem::take(young);
+                        young.insert(*key, value);
+                    }
+                    Some(value) => drop(place.insert(value)),
+                    None => {}
+                }
+                result
+            }
         }
-        result
     }
 
     /// Entries there are.
     #[cfg(test)]
     fn len(&self) -> usize {
         self.parts.iter().map(|part| part.lock()).map(|part| part.young.len() + part.old.len()).sum()
-    }
-}
-
-impl<V> Part<V> {
-    fn insert(&mut self, key: Key, value: V) {
-        if self.young.len() >= EACH && !self.young.contains_key(&key) {
-            self.old = std::mem::take(&mut self.young);
-        }
-        self.young.insert(key, value);
     }
 }
 

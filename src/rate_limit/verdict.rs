@@ -65,18 +65,19 @@ pub(super) fn policy(rules: &[Rule]) -> Option<HeaderValue> {
     for (rule, bucket) in rules.iter().filter(|rule| !rule.dry_run).filter_map(|rule| Some((rule, rule.bucket?))) {
         let fills_in = (bucket.burst * bucket.micros).div_ceil(bucket.tokens);
         let quota = bucket.burst / bucket.cost;
-        begin(&mut text, &rule.name);
-        let _ = write!(text, ";q={quota};w={}", seconds(Duration::from_micros(fills_in)));
+        text.push_str(if text.is_empty() { "" } else { ", " });
+        let _ = write!(text, "{};q={quota};w={}", rule.item, seconds(Duration::from_micros(fills_in)));
     }
     HeaderValue::from_str(&text).ok().filter(|value| !value.is_empty())
 }
 
 /// `RateLimit`: what is left, and in how many seconds all of it will be there again.
 pub(super) fn state(rules: &[Rule], outcomes: &[Outcome]) -> Option<HeaderValue> {
-    let mut text = String::new();
+    let mut text = String::with_capacity(64);
     for (rule, outcome) in rules.iter().zip(outcomes).filter(|(rule, _)| !rule.dry_run) {
         let (Outcome::Bucket(decision), Some(bucket)) = (outcome, rule.bucket) else { continue };
-        begin(&mut text, &rule.name);
+        text.push_str(if text.is_empty() { "" } else { ", " });
+        text.push_str(&rule.item);
         let mut number = itoa::Buffer::new();
         text.push_str(";r=");
         text.push_str(number.format(decision.remaining / bucket.cost));
@@ -86,16 +87,9 @@ pub(super) fn state(rules: &[Rule], outcomes: &[Outcome]) -> Option<HeaderValue>
     HeaderValue::from_maybe_shared(bytes::Bytes::from(text)).ok().filter(|value| !value.is_empty())
 }
 
-/// An item of the list: the name as a String of RFC 9651 section 3.3.3, which names are fit for but for two characters.
-fn begin(text: &mut String, name: &str) {
-    text.push_str(if text.is_empty() { "\"" } else { ", \"" });
-    for character in name.chars() {
-        if matches!(character, '"' | '\\') {
-            text.push('\\');
-        }
-        text.push(character);
-    }
-    text.push('"');
+/// A name as a String of RFC 9651 section 3.3.3, which names are fit for but for two characters.
+pub(super) fn item(name: &str) -> Box<str> {
+    format!("\"{}\"", name.replace('\\', "\\\\").replace('"', "\\\"")).into()
 }
 
 #[cfg(test)]

@@ -19,7 +19,9 @@ use crate::upstream::endpoint::{Clock, Endpoint, Lease};
 use crate::upstream::queue::{Queue, Refused, Wanted, Wish};
 use crate::upstream::reach::STEP_MIN;
 use crate::upstream::selection::schedule::Schedule;
-use crate::upstream::selection::{Candidate, Condition, Drawback, FULL_SHARE, idle, least_conn, rendezvous, two_choices};
+use crate::upstream::selection::{
+    Candidate, Condition, Drawback, FULL_SHARE, idle, least_conn, rendezvous, two_choices,
+};
 use crate::upstream::socket::Secured;
 
 /// How often a count is fought over before a slot is taken without comparing.
@@ -100,7 +102,8 @@ impl Group {
             return false;
         }
         let schedule = Schedule::new(list.iter().map(|target| target.weight));
-        let heaviest = list.iter().filter(|target| !target.backup).map(|target| target.weight).max().unwrap_or_default();
+        let heaviest =
+            list.iter().filter(|target| !target.backup).map(|target| target.weight).max().unwrap_or_default();
         self.targets.store(Arc::new(Targets { list, schedule, heaviest }));
         self.queue.offer();
         true

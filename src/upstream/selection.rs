@@ -146,11 +146,7 @@ pub fn least_conn(at: &impl Fn(usize) -> Option<Candidate>, turn: usize) -> Opti
 
 /// The better of two that `random` names of all `count`, with its index. The candidates are read twice, and may change in between.
 #[must_use]
-pub fn two_choices(
-    at: &impl Fn(usize) -> Option<Candidate>,
-    count: usize,
-    random: u64,
-) -> Option<(usize, Candidate)> {
+pub fn two_choices(at: &impl Fn(usize) -> Option<Candidate>, count: usize, random: u64) -> Option<(usize, Candidate)> {
     let better = |one: (usize, Candidate), other: (usize, Candidate)| if other.1.before(&one.1) { other } else { one };
     // Any one, and any of the others, each as likely.
     let pair = |count: usize| {

@@ -7,10 +7,11 @@
 //! Numbers are little-endian, sums are CRC-32. `boot` is the process that wrote it: purges are numbered by each for itself.
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http::{HeaderName, HeaderValue, StatusCode};
 
 use crate::cache::entry::{Entry, Head};
 use crate::cache::policy::Terms;
+use crate::headers::Headers;
 
 const MAGIC: [u8; 8] = *b"PPLNKPT1";
 /// What is at the beginning of every file, in bytes.
@@ -183,10 +184,10 @@ fn read_entry(reader: &mut Reader<'_>) -> Option<Record> {
     let status = StatusCode::from_u16(reader.u16()?).ok()?;
     let (varies, variant) = (reader.names()?, reader.piece()?.into());
     let count = reader.u32()? as usize;
-    let mut headers = HeaderMap::with_capacity(count.min(256) + 4);
+    let mut headers = Headers::with_capacity(count.min(256) + 4);
     for _ in 0..count {
         let name = HeaderName::from_bytes(reader.piece()?).ok()?;
-        headers.try_append(name, HeaderValue::from_bytes(reader.piece()?).ok()?).ok()?;
+        headers.append(name, HeaderValue::from_bytes(reader.piece()?).ok()?);
     }
     let head = Head { primary, status, headers, terms, varies, variant, asked_after };
     Some(Record::Entry(Box::new(head), Some(stale_from).filter(|from| *from != NONE)))
@@ -251,9 +252,9 @@ mod tests {
     use proptest::prelude::*;
 
     fn head(value: &[u8]) -> Head {
-        let mut headers = HeaderMap::new();
-        headers.append("x-one", HeaderValue::from_bytes(value).unwrap());
-        headers.append("x-one", HeaderValue::from_static("2"));
+        let mut headers = Headers::default();
+        headers.append(HeaderName::from_static("x-one"), HeaderValue::from_bytes(value).unwrap());
+        headers.append(HeaderName::from_static("x-one"), HeaderValue::from_static("2"));
         let terms = Terms {
             came: 1,
             initial_age: 2,

@@ -23,7 +23,7 @@ use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName};
+use http::HeaderName;
 use parking_lot::Mutex;
 
 pub use body::FileBody;
@@ -39,6 +39,7 @@ use super::rule::Rule;
 use super::shared::Followed;
 use super::{half_sha256, vary};
 use crate::config::model;
+use crate::headers::Headers;
 use crate::observe::metrics::{DiskMetrics, DiskWrite};
 
 /// Below the directory that the configuration names: nothing outside of it is touched.
@@ -177,7 +178,7 @@ impl Disk {
 
     /// Looks for the answer to a request with these fields. `here`: bytes of a body that is read into memory; a larger one stays on
     /// disk, and is read as it is sent.
-    pub async fn look(&self, rule: &Arc<Rule>, primary: &[u8], request: &HeaderMap, here: u64) -> Option<Entry> {
+    pub async fn look(&self, rule: &Arc<Rule>, primary: &[u8], request: &Headers, here: u64) -> Option<Entry> {
         let name = Name::of(primary);
         if !self.shared.ours.load(Relaxed) || !self.shared.may_have(&name) {
             return None;
@@ -314,7 +315,7 @@ impl Shared {
         }
     }
 
-    fn look(&self, rule: &Rule, primary: &[u8], request: &HeaderMap, here: u64) -> Option<Entry> {
+    fn look(&self, rule: &Rule, primary: &[u8], request: &Headers, here: u64) -> Option<Entry> {
         let name = Name::of(primary);
         let (record, body) = self.read(name, rule, here)?;
         let (record, body) = match record {
@@ -384,7 +385,7 @@ impl Shared {
     }
 }
 
-fn variant(names: &[HeaderName], request: &HeaderMap) -> Vec<u8> {
+fn variant(names: &[HeaderName], request: &Headers) -> Vec<u8> {
     let mut variant = Vec::new();
     vary::write(names, request, &mut variant);
     variant

@@ -17,7 +17,7 @@ mod packed;
 use std::sync::{Arc, LazyLock, Weak};
 use std::time::{Duration, Instant};
 
-use http::{HeaderMap, HeaderName};
+use http::HeaderName;
 use redis::{Cmd, Value};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
@@ -28,6 +28,7 @@ use super::entry::Entry;
 use super::freshness::Millis;
 use super::purge::{Found, How, What};
 use super::{half_sha256, vary};
+use crate::headers::Headers;
 use crate::observe::metrics::{SharedLook, SharedMetrics, SharedWrite};
 use crate::redis::{Redis, Script, Unanswered};
 pub use lines::{Followed, Says};
@@ -92,7 +93,7 @@ impl Keys {
 }
 
 /// The field for a request that says this in the fields on which answers depend.
-fn field(names: &[HeaderName], request: &HeaderMap) -> String {
+fn field(names: &[HeaderName], request: &Headers) -> String {
     if names.is_empty() {
         return PLAIN.to_owned();
     }
@@ -105,7 +106,7 @@ fn field(names: &[HeaderName], request: &HeaderMap) -> String {
 #[derive(Debug, Clone, Copy)]
 pub struct Question<'a> {
     pub primary: &'a [u8],
-    pub request: &'a HeaderMap,
+    pub request: &'a Headers,
     /// Request fields on which answers depend in any case.
     pub always: &'a [HeaderName],
     /// The request fetches for others, who wait for it so long. None: it only looks.
@@ -459,7 +460,7 @@ fn lifetime(entry: &Entry, now: Millis) -> Millis {
     let fresh = terms.fresh_until.saturating_sub(now);
     let stale = terms.stale_while_revalidate.max(terms.stale_if_error);
     let has_validator =
-        [http::header::ETAG, http::header::LAST_MODIFIED].iter().any(|name| entry.headers.contains_key(name));
+        [http::header::ETAG, http::header::LAST_MODIFIED].iter().any(|name| entry.headers.contains(name));
     let asked_about = if has_validator { VALIDATORS } else { 0 };
     fresh.saturating_add(stale.max(asked_about)).clamp(1, LONGEST)
 }

@@ -76,7 +76,8 @@ fn shifted(terms: Terms, offset: Offset) -> Terms {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use http::{HeaderMap, HeaderValue, StatusCode};
+    use crate::headers::Headers;
+    use http::{HeaderValue, StatusCode};
     use proptest::prelude::*;
 
     fn entry(body: Vec<u8>) -> Entry {
@@ -90,8 +91,8 @@ mod tests {
             no_cache: false,
             for_authorized: true,
         };
-        let mut headers = HeaderMap::new();
-        headers.insert("x-one", HeaderValue::from_static("1"));
+        let mut headers = Headers::default();
+        headers.insert(http::HeaderName::from_static("x-one"), HeaderValue::from_static("1"));
         let head = Head {
             primary: b"https\na\n/\na".as_slice().into(),
             status: StatusCode::OK,

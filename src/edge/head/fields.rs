@@ -1,14 +1,17 @@
 //! The fields of a head, each looked at once: what goes on to the app, what frames the body, what is kept for whoever may believe
 //! it (RFC 9112 sections 5 and 6, RFC 9110 section 7).
 
+use std::collections::HashSet;
+
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Version, header};
+use http::{HeaderName, HeaderValue, Method, Version, header};
 
 use super::{Dropped, Head, HeadSize, bad_host, framing, malformed};
 use crate::framing::BodyReader;
 use crate::header::grammar::{is_token_byte, trim_space};
 use crate::header::hop_by_hop::{ConnectionOptions, listed_fields};
 use crate::header::request_hygiene::{FieldKind, classify};
+use crate::headers::Headers;
 use crate::message::RequestHead;
 use crate::proxy::rejection::{Reason, Rejection};
 use crate::route::host::Host;
@@ -68,11 +71,11 @@ impl Fields {
                 self.keep(name, value)?;
             }
             FieldKind::Single => {
-                let before = self.request.headers.keys_len();
-                self.keep(name, value)?;
-                if self.request.headers.keys_len() == before {
+                let name = field_name(name)?;
+                if self.request.headers.contains(&name) {
                     return Err(malformed("a field that there is one of came twice"));
                 }
+                self.request.headers.append(name, value);
             }
             FieldKind::BadName => {
                 if name.is_empty() || !name.iter().all(|b| is_token_byte(*b)) {
@@ -113,8 +116,7 @@ impl Fields {
     }
 
     fn keep(&mut self, name: &[u8], value: HeaderValue) -> Result<(), Rejection> {
-        let name = HeaderName::from_bytes(name).map_err(|_| malformed("invalid field name"))?;
-        self.request.headers.append(name, value);
+        self.request.headers.append(field_name(name)?, value);
         Ok(())
     }
 
@@ -217,7 +219,7 @@ impl Fields {
         }
         let values = self.connection.iter().map(HeaderValue::as_bytes);
         let only = |name: &str| {
-            let mut values = self.request.headers.get_all(name).iter();
+            let mut values = self.request.headers.get_all(name);
             values.next().filter(|_| values.next().is_none()).map(HeaderValue::as_bytes)
         };
         ConnectionOptions::parse(values).upgrade
@@ -233,12 +235,15 @@ impl Fields {
         let values: Vec<&[u8]> = self.connection.iter().map(HeaderValue::as_bytes).collect();
         let options = ConnectionOptions::parse(values.iter().copied());
         if options.others {
-            for name in listed_fields(values.iter().copied()) {
-                self.request.headers.remove(&name);
-            }
+            let listed: HashSet<HeaderName> = listed_fields(values.iter().copied()).collect();
+            self.request.headers.retain(|name, _| !listed.contains(name));
         }
         !options.close && (version == Version::HTTP_11 || options.keep_alive)
     }
+}
+
+fn field_name(name: &[u8]) -> Result<HeaderName, Rejection> {
+    HeaderName::from_bytes(name).map_err(|_| malformed("invalid field name"))
 }
 
 /// 16 bytes in base64 (RFC 6455 section 4.1).
@@ -249,8 +254,8 @@ fn is_websocket_key(key: &[u8]) -> bool {
 
 /// The crumbs of a cookie as one field; none where there are not several. HTTP/2 sends them apart because they compress better so
 /// (RFC 9113 section 8.2.3); of several fields an app would make one with commas, and lose all but the first.
-pub fn joined_cookies(headers: &HeaderMap) -> Result<Option<HeaderValue>, Rejection> {
-    let crumbs: Vec<&[u8]> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+pub fn joined_cookies(headers: &Headers) -> Result<Option<HeaderValue>, Rejection> {
+    let crumbs: Vec<&[u8]> = headers.get_all(header::COOKIE).map(HeaderValue::as_bytes).collect();
     if crumbs.len() < 2 {
         return Ok(None);
     }

@@ -10,6 +10,7 @@ use crate::edge::head::{
     parse_target, too_large,
 };
 use crate::framing::BodyReader;
+use crate::headers::Headers;
 use crate::message::RequestHead;
 use crate::proxy::rejection::{Reason, Rejection};
 
@@ -21,7 +22,8 @@ const LINE: usize = 4;
 /// # Errors
 /// The rejection to answer with.
 pub fn head(parts: Parts, ends: bool, limits: &HeadLimits) -> Result<Head, Rejection> {
-    let Parts { method, uri, mut headers, .. } = parts;
+    let Parts { method, uri, headers, .. } = parts;
+    let mut headers = Headers::from(headers);
     let target = uri.path_and_query().map(http::uri::PathAndQuery::as_str).unwrap_or_default().to_owned();
     check_method(method.as_str().as_bytes())?;
     let request_line = measure_line(&method, &target, limits)?;
@@ -39,7 +41,7 @@ pub fn head(parts: Parts, ends: bool, limits: &HeadLimits) -> Result<Head, Rejec
         let host = HeaderValue::from_str(authority.as_str()).map_err(|_| bad_host("invalid :authority"))?;
         headers.insert(header::HOST, host);
     }
-    if headers.values().any(|value| value.as_bytes().trim_ascii().len() != value.len()) {
+    if headers.iter().any(|(_, value)| value.as_bytes().trim_ascii().len() != value.len()) {
         return Err(malformed("white space around a field value"));
     }
     if let Some(joined) = joined_cookies(&headers)? {
@@ -49,10 +51,7 @@ pub fn head(parts: Parts, ends: bool, limits: &HeadLimits) -> Result<Head, Rejec
     let target_on = Bytes::copy_from_slice(&escaped);
     let request = RequestHead::new(method, target_on, Version::HTTP_11, size.fields + FIELDS_OURS);
     let mut fields = Fields::new(request, None);
-    let mut name = None;
-    for (next, value) in headers {
-        name = next.or(name);
-        let Some(name) = &name else { continue };
+    for (name, value) in headers {
         fields.field(name.as_str().as_bytes(), value)?;
     }
     let body = match (ends, fields.content_length()) {
@@ -75,7 +74,7 @@ fn measure_line(method: &Method, target: &str, limits: &HeadLimits) -> Result<us
 }
 
 /// The same limits as in HTTP/1.1, over the fields that the head would have there.
-fn measure_fields(request_line: usize, headers: &http::HeaderMap, limits: &HeadLimits) -> Result<HeadSize, Rejection> {
+fn measure_fields(request_line: usize, headers: &Headers, limits: &HeadLimits) -> Result<HeadSize, Rejection> {
     let lengths = || headers.iter().map(|(name, value)| name.as_str().len() + value.len() + LINE);
     let longest_field = lengths().max().unwrap_or_default().saturating_sub(2);
     if longest_field > limits.field_max {
@@ -91,8 +90,8 @@ fn measure_fields(request_line: usize, headers: &http::HeaderMap, limits: &HeadL
 }
 
 /// One host: where both say it, they say the same (RFC 9113 section 8.3.1).
-fn check_host(authority: Option<&[u8]>, headers: &http::HeaderMap) -> Result<(), Rejection> {
-    let mut hosts = headers.get_all(header::HOST).iter();
+fn check_host(authority: Option<&[u8]>, headers: &Headers) -> Result<(), Rejection> {
+    let mut hosts = headers.get_all(header::HOST);
     match (authority, hosts.next(), hosts.next()) {
         (_, _, Some(_)) => Err(bad_host("more than one Host field")),
         (None, None, _) => Err(bad_host("neither :authority nor Host")),

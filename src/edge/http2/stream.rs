@@ -129,27 +129,19 @@ impl Stream {
     /// Takes the head of the response; it goes out with what follows.
     pub fn take_head(&mut self, response: ResponseHead) {
         let nominated = nominated(&response);
-        let mut parts = Response::new(()).into_parts().0;
-        (parts.status, parts.headers) = (response.status, response.headers);
+        let mut headers = response.headers;
         // The connection to the app ends here.
-        let ends_here: Vec<_> = parts
-            .headers
-            .keys()
-            .filter(|name| is_hop_by_hop_response(name.as_str().as_bytes()) || nominated.contains(name))
-            .cloned()
-            .collect();
-        for name in ends_here {
-            parts.headers.remove(name);
+        headers.retain(|name, _| !is_hop_by_hop_response(name.as_str().as_bytes()) && !nominated.contains(name));
+        if response.status == StatusCode::NO_CONTENT {
+            headers.remove(header::CONTENT_LENGTH);
         }
-        if parts.status == StatusCode::NO_CONTENT {
-            parts.headers.remove(header::CONTENT_LENGTH);
-        }
-        if !parts.headers.contains_key(header::DATE)
+        if !headers.contains(header::DATE)
             && let Ok(date) = date(HeaderValue::from_str)
         {
-            parts.headers.insert(header::DATE, date);
+            headers.append(header::DATE, date);
         }
-        parts.version = Version::HTTP_2;
+        let mut parts = Response::new(()).into_parts().0;
+        (parts.status, parts.headers, parts.version) = (response.status, headers.into(), Version::HTTP_2);
         self.head = Some(Box::new(Response::from_parts(parts, ())));
     }
 

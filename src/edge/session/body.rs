@@ -39,7 +39,7 @@ impl Session {
             }
         }
         // How a chunked body was framed is not among the fields any more.
-        if !self.request.headers.contains_key(header::CONTENT_LENGTH) {
+        if !self.request.headers.contains(header::CONTENT_LENGTH) {
             self.request.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(spooled.len()));
         }
         self.spooled = Some(Box::new(spooled));

@@ -30,6 +30,9 @@ use crate::spool::{Full, Keep, Spooled};
 /// Body chunks up to this size are copied beside the head, so that a small answer is one plain write.
 const COPY_MAX: usize = 4 * 1024;
 
+/// What a head has in bytes, about.
+const HEAD_ROOM: usize = 768;
+
 /// What is read of an app at once: few system calls, and of a share of memory a part.
 const READ_LEAST: usize = 4 * 1024;
 const READ_MOST: usize = 128 * 1024;
@@ -89,6 +92,10 @@ impl Session {
         }
         match &mut self.wire {
             Wire::Http1(Http1 { connection, .. }) => {
+                // A small body goes out with the head.
+                let beside =
+                    usize::try_from(framing.length()).map_or(0, |length| if length <= COPY_MAX { length } else { 0 });
+                self.out.reserve(HEAD_ROOM + beside);
                 write_head(&mut self.out, &response, framing, persistence);
                 if framing == Framing::UntilClose {
                     // Where the close is the end of the body, a clean one would make a torn body look whole, whoever drops the

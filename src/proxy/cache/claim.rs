@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use http::{HeaderMap, StatusCode};
+use http::StatusCode;
 
 use super::{Visit, Way};
 use crate::cache::Fetching;
@@ -11,6 +11,7 @@ use crate::cache::entry::{Body, Entry, Head};
 use crate::cache::memory::Key;
 use crate::cache::rule::Rule;
 use crate::cache::shared::{Lease, Refusal};
+use crate::headers::Headers;
 use crate::observe::metrics::NotStored;
 use crate::state::Shared;
 
@@ -23,7 +24,7 @@ pub(super) struct Claim {
     key: Key,
     /// What this request was answered says something of others: it is not one user's.
     is_for_all: bool,
-    asked: Arc<HeaderMap>,
+    asked: Arc<Headers>,
     lead: Option<Lead>,
     lease: Option<Lease>,
     _under_way: Option<Fetching>,

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use http::HeaderMap;
 use http::header::{AGE, RANGE};
 
 use super::claim::Claim;
@@ -13,6 +12,7 @@ use crate::cache::freshness::X_ACCEL_EXPIRES;
 use crate::cache::policy::{self, Answer};
 use crate::cache::{conditional, freshness, now, vary};
 use crate::edge::session::Session;
+use crate::headers::Headers;
 use crate::observe::metrics::CacheResult;
 use crate::proxy::attempt;
 use crate::proxy::context::Active;
@@ -23,7 +23,7 @@ use crate::state::Shared;
 pub fn asks_again(session: &mut Session, active: &mut Active) -> bool {
     let Some(visit) = active.visit.as_deref_mut() else { return false };
     let Some(fetch) = visit.fetch.as_deref_mut() else { return false };
-    let speaks_of_another = |(said, entry): (&HeaderMap, &Arc<Entry>)| !conditional::is_of(said, &entry.headers);
+    let speaks_of_another = |(said, entry): (&Headers, &Arc<Entry>)| !conditional::is_of(said, &entry.headers);
     if !fetch.said.as_ref().zip(visit.entry.as_ref()).is_some_and(speaks_of_another) {
         return false;
     }
@@ -70,7 +70,7 @@ pub async fn conclude(session: &mut Session, active: &mut Active) {
 }
 
 /// Takes over what a 304, or the answer to a HEAD, says (RFC 9111 section 4.3.4): what was kept, as the app has confirmed it.
-pub(super) fn update(visit: &mut Visit, shared: &Arc<Shared>, kept: &Arc<Entry>, said: &HeaderMap) -> Arc<Entry> {
+pub(super) fn update(visit: &mut Visit, shared: &Arc<Shared>, kept: &Arc<Entry>, said: &Headers) -> Arc<Entry> {
     let Some(fetch) = visit.fetch.as_deref_mut() else { return kept.clone() };
     let fetched = freshness::Fetched { asked: fetch.asked_at, came: now() };
     let headers = updated_fields(&kept.headers, &kept_fields(said, fetched.came));
@@ -78,9 +78,9 @@ pub(super) fn update(visit: &mut Visit, shared: &Arc<Shared>, kept: &Arc<Entry>,
     // These two are of the 304 itself, and not kept.
     let mut says = headers.clone();
     for name in [AGE, X_ACCEL_EXPIRES] {
-        said.get(&name).into_iter().for_each(|value| drop(says.insert(name.clone(), value.clone())));
+        said.get(&name).into_iter().for_each(|value| says.insert(name.clone(), value.clone()));
     }
-    let ranged = fetch.asked.contains_key(RANGE);
+    let ranged = fetch.asked.contains(RANGE);
     let answer = Answer { status: kept.status, headers: &says, fetched, is_stream: false, authorized, ranged, nonce };
     let judged = policy::judge(&visit.rule, &answer);
     let (terms, varies) = match &judged {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{AGE, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, RANGE};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use http::{HeaderName, HeaderValue, Method, StatusCode};
 use pingora_error::Result;
 
 use super::{Visit, Way};
@@ -15,6 +15,7 @@ use crate::cache::policy::Freshness;
 use crate::cache::{conditional, now, range};
 use crate::edge::session::Session;
 use crate::header::request_id::X_REQUEST_ID;
+use crate::headers::Headers;
 use crate::message::ResponseHead;
 use crate::observe::metrics::CacheResult;
 use crate::proxy::context::Active;
@@ -110,7 +111,7 @@ fn head(session: &mut Session, active: &Active, entry: &Entry) -> (ResponseHead,
 }
 
 /// What of the entry is the answer to a request with these fields.
-fn part(asked: &HeaderMap, method: &Method, entry: &Entry) -> (StatusCode, HeaderMap, Sent) {
+fn part(asked: &Headers, method: &Method, entry: &Entry) -> (StatusCode, Headers, Sent) {
     if conditional::is_not_modified(asked, entry.status, &entry.headers) {
         return (StatusCode::NOT_MODIFIED, conditional::not_modified(&entry.headers), Sent::Bytes(Bytes::new()));
     }
@@ -120,7 +121,7 @@ fn part(asked: &HeaderMap, method: &Method, entry: &Entry) -> (StatusCode, Heade
     let whole = || (entry.status, entry.headers.clone(), Sent::of(&entry.body, 0..sent));
     let is_ranged = *method == Method::GET
         && entry.status == StatusCode::OK
-        && asked.contains_key(RANGE)
+        && asked.contains(RANGE)
         && conditional::range_is_of(asked, &entry.headers);
     if !is_ranged {
         return whole();
@@ -134,7 +135,7 @@ fn part(asked: &HeaderMap, method: &Method, entry: &Entry) -> (StatusCode, Heade
     match range::asked(asked, length) {
         range::Asked::Whole => whole(),
         range::Asked::Beyond => {
-            let mut headers = HeaderMap::new();
+            let mut headers = Headers::default();
             headers.insert(CONTENT_LENGTH, HeaderValue::from(0));
             if let Ok(value) = HeaderValue::try_from(format!("bytes */{length}")) {
                 headers.insert(CONTENT_RANGE, value);

@@ -57,7 +57,7 @@ pub fn judge(response: &mut ResponseHead, active: &mut Active, is_stream: bool) 
     }
     let fetched = freshness::Fetched { asked: fetch.asked_at, came: now() };
     let (status, authorized, nonce) = (response.status, fetch.asks.authorized, fetch.asks.nonce);
-    let ranged = fetch.asked.contains_key(header::RANGE);
+    let ranged = fetch.asked.contains(header::RANGE);
     let answer = Answer { status, headers: &response.headers, fetched, is_stream, authorized, ranged, nonce };
     let (terms, varies) = match policy::judge(&visit.rule, &answer) {
         Ok(judged) => judged,
@@ -86,7 +86,7 @@ pub fn judge(response: &mut ResponseHead, active: &mut Active, is_stream: bool) 
     let tap = fetch.tap.clone();
     let Some(claim) = Claim::of(visit, &exchange.snapshot.shared) else { return };
     record(response, &tap, head, claim, &visit.rule, &cache.budget);
-    if tap.records() && response.headers.contains_key(header::CONTENT_LENGTH) {
+    if tap.records() && response.headers.contains(header::CONTENT_LENGTH) {
         // It is of use without this client. One that does not say its end might have none.
         exchange.control.finish_without_client();
     }
@@ -154,8 +154,5 @@ fn keep_not_modified(response: &mut ResponseHead) {
             kept.insert(name, value.clone());
         }
     }
-    let names: Vec<_> = response.headers.keys().filter(|name| !kept.contains_key(*name)).cloned().collect();
-    for name in names {
-        response.headers.remove(&name);
-    }
+    response.headers.retain(|name, _| kept.contains(name));
 }

@@ -20,7 +20,7 @@ mod turn;
 
 use std::sync::Arc;
 
-use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use http::{HeaderValue, Method, StatusCode, header};
 
 pub use conclude::{asks_again, conclude};
 pub use hit::{add_status, answer};
@@ -35,6 +35,7 @@ use crate::cache::rule::{Rule, Target};
 use crate::cache::shared::Lease;
 use crate::cache::tap::Tap;
 use crate::cache::{Fetching, directives, freshness, now};
+use crate::headers::Headers;
 use crate::message::RequestHead;
 use crate::observe::metrics::{Bypass, CacheResult, NotStored};
 use crate::proxy::context::{Active, origin};
@@ -83,7 +84,7 @@ pub struct Asks {
 #[derive(Debug)]
 pub struct Fetch {
     /// Fields of the request as the client sent them.
-    pub asked: Arc<HeaderMap>,
+    pub asked: Arc<Headers>,
     asks: Asks,
     /// Where answers of this request are, if not under the primary key.
     at: Option<Key>,
@@ -99,7 +100,7 @@ pub struct Fetch {
     /// The app is asked whether [`Visit::entry`] is still true.
     validates: bool,
     /// What the app has said to that.
-    said: Option<HeaderMap>,
+    said: Option<Headers>,
     /// The status that was kept from the client.
     pub withheld: Option<StatusCode>,
 }
@@ -203,7 +204,7 @@ fn way(request: &RequestHead, active: &Active, rule: &Rule, host_is_plain: bool)
     };
     Some(match policy::bypass(rule, &asked) {
         Some(why) => Way::Bypass(why),
-        None if exchange.method == Method::HEAD || request.headers.contains_key(header::RANGE) => Way::AsIs,
+        None if exchange.method == Method::HEAD || request.headers.contains(header::RANGE) => Way::AsIs,
         None => Way::ForAll,
     })
 }
@@ -215,7 +216,7 @@ impl Asks {
         } else {
             directives::Request::of(&request.headers)
         };
-        Self { says, authorized: request.headers.contains_key(header::AUTHORIZATION), nonce: false }
+        Self { says, authorized: request.headers.contains(header::AUTHORIZATION), nonce: false }
     }
 
     /// What of an entry is of use to the request, if only to ask the app whether it is still true.
@@ -239,7 +240,7 @@ impl Asks {
 }
 
 impl Fetch {
-    fn new(asks: Asks, asked: Arc<HeaderMap>, at: Option<Key>) -> Self {
+    fn new(asks: Asks, asked: Arc<Headers>, at: Option<Key>) -> Self {
         Self {
             asked,
             asks,

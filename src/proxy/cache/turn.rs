@@ -165,7 +165,7 @@ pub fn prepare(session: &mut Session, active: &mut Active) {
     session.tap(fetch.tap.clone());
     let request = session.request_mut();
     // They have no influence, and the app is not to be tempted.
-    if fetch.asked.contains_key(header::COOKIE) {
+    if fetch.asked.contains(header::COOKIE) {
         request.headers.remove(header::COOKIE);
     }
     if visit.way == Way::AsIs {
@@ -175,7 +175,7 @@ pub fn prepare(session: &mut Session, active: &mut Active) {
         request.headers.remove(name);
     }
     // What this client wanted is done; and what it wanted is not for all.
-    for name in [header::CACHE_CONTROL, header::PRAGMA].into_iter().filter(|name| fetch.asked.contains_key(name)) {
+    for name in [header::CACHE_CONTROL, header::PRAGMA].into_iter().filter(|name| fetch.asked.contains(name)) {
         request.headers.remove(&name);
     }
     fetch.validates = false;

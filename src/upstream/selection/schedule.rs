@@ -75,8 +75,8 @@ fn gcd(a: u32, b: u32) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Drawback;
     use super::super::tests::{candidate, list_of};
-    use super::super::{Condition, Drawback};
     use super::*;
     use proptest::prelude::*;
 

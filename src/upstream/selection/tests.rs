@@ -149,8 +149,14 @@ fn any_candidate() -> impl Strategy<Value = Candidate> {
     let condition =
         prop::sample::select(vec![Condition::Well, Condition::Unhealthy, Condition::Ejected, Condition::Out]);
     let drawback = prop::sample::select(vec![Drawback::None, Drawback::Reluctant, Drawback::Tried]);
-    ((0_u32..20, 1_u32..3, prop_oneof![Just(FULL_SHARE), 1_u16..=FULL_SHARE]), condition, any::<[bool; 2]>(), drawback, any::<u64>()).prop_map(
-        |((in_flight, weight, share), condition, [free, backup], drawback, id)| Candidate {
+    (
+        (0_u32..20, 1_u32..3, prop_oneof![Just(FULL_SHARE), 1_u16..=FULL_SHARE]),
+        condition,
+        any::<[bool; 2]>(),
+        drawback,
+        any::<u64>(),
+    )
+        .prop_map(|((in_flight, weight, share), condition, [free, backup], drawback, id)| Candidate {
             id,
             in_flight,
             free,
@@ -159,8 +165,7 @@ fn any_candidate() -> impl Strategy<Value = Candidate> {
             backup,
             condition,
             drawback,
-        },
-    )
+        })
 }
 
 proptest! {

@@ -31,7 +31,7 @@ fn connection() -> (UpstreamStream, UnixStream, Arc<Pool>) {
 fn request(method: &str, fields: &[(&'static str, String)]) -> RequestHead {
     let mut request = RequestHead::new(method.parse().unwrap(), Bytes::from_static(b"/a?b"), Version::HTTP_11, 1);
     for (name, value) in fields {
-        request.headers.insert(*name, value.parse().unwrap());
+        request.headers.insert(http::HeaderName::from_static(name), value.parse().unwrap());
     }
     request
 }

@@ -4,11 +4,12 @@
 use std::sync::LazyLock;
 
 use http::header::{CACHE_CONTROL, RANGE};
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http::{HeaderName, HeaderValue, StatusCode};
 use propylon::cache::directives::{Request, Response};
 use propylon::cache::disk::format::{FIXED, Fixed, read_middle};
 use propylon::cache::freshness::{Fetched, initial_age, stated_lifetime};
 use propylon::cache::{conditional, range, vary};
+use propylon::headers::Headers;
 use regex::bytes::Regex;
 
 const ITEM: &str = r#"([!#$%&'*+.^_`|~0-9A-Za-z-]+)(?:=(?:([!#$%&'*+.^_`|~0-9A-Za-z-]+)|"((?:[\t \x21\x23-\x5b\x5d-\x7e]|\\[\t \x21-\x7e])*)"))?"#;
@@ -20,7 +21,7 @@ static ONE: LazyLock<Regex> = LazyLock::new(|| Regex::new(&format!("(?s-u){ITEM}
 /// Takes lines of fields, as a head has them, or a file.
 pub fn check(input: &[u8]) {
     check_file(input);
-    let mut fields = HeaderMap::new();
+    let mut fields = Headers::default();
     for line in input.split(|byte| *byte == b'\n').take(50) {
         let Some(colon) = line.iter().position(|byte| *byte == b':') else { continue };
         let name = HeaderName::from_bytes(&line[..colon]);
@@ -31,7 +32,7 @@ pub fn check(input: &[u8]) {
     check_directives(&fields);
     check_ranges(&fields);
     let fetched = Fetched { asked: 1_700_000_000_000, came: 1_700_000_001_000 };
-    assert!(initial_age(&fields, fetched) <= (1 << 31) + 1 || fields.contains_key("date"));
+    assert!(initial_age(&fields, fetched) <= (1 << 31) + 1 || fields.contains("date"));
     let _ = stated_lifetime(&fields, &Response::of(&fields), fetched);
     // Who has what is there has it, whatever else is asked.
     let unchanged = conditional::is_not_modified(&fields, StatusCode::OK, &fields);
@@ -44,13 +45,13 @@ pub fn check(input: &[u8]) {
     }
 }
 
-fn check_directives(fields: &HeaderMap) {
+fn check_directives(fields: &Headers) {
     let read = Response::of(fields);
     let _ = Request::of(fields);
     if Response::targeted(fields).is_some() {
         return;
     }
-    let lines = || fields.get_all(CACHE_CONTROL).iter().map(HeaderValue::as_bytes);
+    let lines = || fields.get_all(CACHE_CONTROL).map(HeaderValue::as_bytes);
     if !lines().all(|line| LIST.is_match(line)) {
         return;
     }
@@ -78,10 +79,10 @@ fn check_directives(fields: &HeaderMap) {
     assert_eq!(read.max_age, expected, "{items:?}");
 }
 
-fn check_ranges(fields: &HeaderMap) {
+fn check_ranges(fields: &Headers) {
     for length in [0, 1, 10, 1000] {
         if let range::Asked::Parts(parts) = range::asked(fields, length) {
-            assert!(fields.contains_key(RANGE) && !parts.is_empty());
+            assert!(fields.contains(RANGE) && !parts.is_empty());
             assert!(parts.iter().all(|part| part.start < part.end && part.end <= length), "{parts:?} of {length}");
             assert!(parts.len() == 1 || parts.iter().map(std::ops::Range::len).sum::<usize>() <= length);
         }
