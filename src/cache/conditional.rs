@@ -108,11 +108,17 @@ pub fn confirms(says: &Headers, kept: &Headers) -> Option<bool> {
     has_validator.then_some(true)
 }
 
+/// Whether a 304 has a field of the answer that it stands for.
+#[must_use]
+pub fn is_of_not_modified(name: &HeaderName) -> bool {
+    !OF_THE_BODY.contains(&name.as_str())
+}
+
 /// The head of a 304 out of that of the answer.
 #[must_use]
 pub fn not_modified(kept: &Headers) -> Headers {
     let mut head = Headers::with_capacity(kept.len() + 4);
-    head.extend(kept.iter().filter(|(name, _)| !OF_THE_BODY.contains(&name.as_str())).cloned());
+    head.extend(kept.iter().filter(|(name, _)| is_of_not_modified(name)).cloned());
     head
 }
 

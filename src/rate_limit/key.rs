@@ -55,7 +55,9 @@ impl Default for Hash {
 }
 
 impl Hash {
-    fn of(&self, text: &[u8]) -> Key {
+    /// The key of a text.
+    #[must_use]
+    pub fn of(&self, text: &[u8]) -> Key {
         match self {
             Self::Shared => hashed(text),
             Self::Local(each) => {
@@ -113,15 +115,15 @@ impl Part {
     }
 }
 
-/// The bucket of `asker`. `prefix` is what [`prefix`] made.
-pub fn key(prefix: &[u8], parts: &[Part], asker: &Asker<'_>, hash: &Hash) -> Key {
+/// The text of the bucket of `asker`. `prefix` is what [`prefix`] made.
+pub fn text(prefix: &[u8], parts: &[Part], asker: &Asker<'_>) -> Vec<u8> {
     let mut text = Vec::with_capacity(prefix.len() + 64);
     text.extend_from_slice(prefix);
     for part in parts {
         part.write(asker, &mut text);
         text.push(b'\n');
     }
-    hash.of(&text)
+    text
 }
 
 /// One bucket for each client, for a purpose that `prefix` names.

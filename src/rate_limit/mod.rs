@@ -34,14 +34,14 @@ use crate::redis::Redis;
 use bucket::{Bucket, Decision};
 use in_flight::InFlight;
 pub use in_flight::Permit;
-use key::{Asker, Hash, Key, Part};
+use key::{Asker, Hash, Part};
 use local::{Ask, Buckets};
 use verdict::{Cause, Verdict};
 
-/// What outlives every configuration: a limit that a reload leaves as it is keeps its buckets.
+/// What outlives every configuration: a limit that a reload leaves as it is keeps its buckets, unless they move to Redis or from it.
 #[derive(Debug, Default)]
 pub struct Limiter {
-    /// Of keys that no Redis is asked about.
+    /// Of requests in flight, and of buckets where there is no Redis.
     hash: Hash,
     buckets: Buckets,
     in_flight: Arc<InFlight>,
@@ -170,13 +170,13 @@ impl Question {
     /// Counts the request among those in flight, and notes whose buckets are to be asked. False: it is refused.
     fn enter(&mut self, limiter: &Limiter, asker: &Asker<'_>, hash: &Hash) -> bool {
         for (rule, (number, outcome)) in self.limits.rules.iter().zip(self.outcomes.iter_mut().enumerate()) {
-            let key = key::key(&rule.prefix, &rule.key, asker, hash);
-            *outcome = rule.enter(limiter, key, &mut self.permits);
+            let text = key::text(&rule.prefix, &rule.key, asker);
+            *outcome = rule.enter(limiter, &text, &mut self.permits);
             if outcome.refuses() && !rule.dry_run {
                 return false;
             }
             if let (Some(bucket), Outcome::Unasked) = (rule.bucket, *outcome) {
-                self.asks.push(Ask { rule: number, key, bucket, must_agree: !rule.dry_run });
+                self.asks.push(Ask { rule: number, key: hash.of(&text), bucket, must_agree: !rule.dry_run });
             }
         }
         true
@@ -292,9 +292,9 @@ impl Question {
 
 impl Rule {
     /// Counts the request among those in flight, if there is room.
-    fn enter(&self, limiter: &Limiter, key: Key, permits: &mut Vec<Permit>) -> Outcome {
+    fn enter(&self, limiter: &Limiter, text: &[u8], permits: &mut Vec<Permit>) -> Outcome {
         if let Some(most) = self.concurrency {
-            let (permit, is_full) = limiter.in_flight.enter(key, most, self.dry_run);
+            let (permit, is_full) = limiter.in_flight.enter(limiter.hash.of(text), most, self.dry_run);
             permits.extend(permit);
             if is_full {
                 return Outcome::Busy;

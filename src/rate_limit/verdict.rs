@@ -23,7 +23,7 @@ pub struct Verdict {
 }
 
 /// Why a request is refused.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Refusal {
     pub cause: Cause,
     /// Every limit that refuses it; at least one.

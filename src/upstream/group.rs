@@ -183,7 +183,8 @@ impl Group {
         !self.targets.load().list.iter().any(is_there)
     }
 
-    /// A slot on the endpoint that is to have the next request, if there is one. `turn` says whose turn it is among equals.
+    /// A slot on the endpoint that is to have the next request, if there is one. Among equals `turn` says whose turn it is, or chance
+    /// where they are many.
     pub(super) fn take(&self, wish: Wish<'_>, turn: u64, clock: &Clock) -> Option<Lease> {
         let targets = self.targets.load();
         let chance = chance::next();

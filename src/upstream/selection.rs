@@ -149,12 +149,12 @@ pub fn least_conn(at: &impl Fn(usize) -> Option<Candidate>, turn: usize) -> Opti
 pub fn two_choices(at: &impl Fn(usize) -> Option<Candidate>, count: usize, random: u64) -> Option<(usize, Candidate)> {
     let better = |one: (usize, Candidate), other: (usize, Candidate)| if other.1.before(&one.1) { other } else { one };
     // Any one, and any of the others, each as likely.
-    let pair = |count: usize| {
+    let pair = |random: u64, count: usize| {
         let one = chance::below(random, count);
         (one, (one + 1 + chance::below(chance::mix(random), count.saturating_sub(1))) % count.max(1))
     };
     // Nearly always any two are in question, and the others need no look.
-    let (one, other) = pair(count);
+    let (one, other) = pair(random, count);
     let sound = |index| Some(index).zip(at(index).filter(Candidate::is_sound));
     if let (Some(one), Some(other)) = (sound(one), sound(other)) {
         return Some(better(one, other));
@@ -163,7 +163,8 @@ pub fn two_choices(at: &impl Fn(usize) -> Option<Candidate>, count: usize, rando
     let fit = || all(at).filter(|(_, candidate)| candidate.fits(best));
     let least = fit().map(|(_, candidate)| candidate.drawback).min()?;
     let equals = || fit().filter(|(_, candidate)| candidate.drawback == least);
-    let (one, other) = pair(equals().count());
+    // With another number: the first is one of those that name somebody who is not in question.
+    let (one, other) = pair(chance::mix(!random), equals().count());
     let (one, other) = (equals().nth(one), equals().nth(other));
     match (one, other) {
         (Some(one), Some(other)) => Some(better(one, other)),

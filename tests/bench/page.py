@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 
-from rig import REPOSITORY
+from rig import REPOSITORY, fail
 
 PAGE = REPOSITORY / "docs/performance.md"
 
@@ -16,6 +16,7 @@ def put(name, target, text):
     page = PAGE.read_text()
     before, mark, rest = page.partition(f"<!-- {name}: make {target} ARGS=--write -->\n")
     _, end, after = rest.partition(f"<!-- the end of {name} -->")
+    mark and end or fail(f"{PAGE} has no place for {name}:\n{text}")
     PAGE.write_text(f"{before}{mark}{text}\n{end}{after}")
 
 

@@ -66,6 +66,8 @@ def arguments():
     options.seconds = options.seconds or (3 if options.quick else 10)
     if options.seconds < 1:
         parser.error("seconds are 1 or more")
+    if options.write and (options.only != list(SCENES) or options.gateways != COLUMNS):
+        parser.error("--write puts the whole table: it goes without --only and --gateways")
     options.propylon = options.propylon.absolute()
     return options
 
@@ -114,8 +116,8 @@ def main():
     print(f"{', '.join(versions.values())}; Python {platform.python_version()}; {cores} cores; {options.seconds:g} s\n", flush=True)
     results = play(options)
     if options.json:
-        about = {"versions": versions, "cores": cores, "seconds": options.seconds, "quick": options.quick}
-        options.json.write_text(json.dumps(about | {"left_out": options.left_out, "scenes": results}, indent=1) + "\n")
+        found = {"versions": versions, "cores": cores, "seconds": options.seconds, "quick": options.quick}
+        options.json.write_text(json.dumps(found | {"left_out": options.left_out, "scenes": results}, indent=1) + "\n")
     text, missed = table(results, options.gateways)
     print(text)
     if options.write:

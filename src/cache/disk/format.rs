@@ -20,6 +20,8 @@ pub const FIXED: usize = 32;
 pub const BLOCK: usize = 256 * 1024;
 /// Bytes of a head; no request line and fields that the gateway takes make more.
 const HEAD_MOST: usize = 4 << 20;
+/// Fields of a kept answer: more than an app can say and a gateway add.
+const FIELDS_MOST: usize = 1000;
 const NONE: u64 = u64::MAX;
 
 /// The beginning of a file.
@@ -183,8 +185,8 @@ fn read_entry(reader: &mut Reader<'_>) -> Option<Record> {
     };
     let status = StatusCode::from_u16(reader.u16()?).ok()?;
     let (varies, variant) = (reader.names()?, reader.piece()?.into());
-    let count = reader.u32()? as usize;
-    let mut headers = Headers::with_capacity(count.min(256) + 4);
+    let count = Some(reader.u32()? as usize).filter(|count| *count <= FIELDS_MOST)?;
+    let mut headers = Headers::with_capacity(count + 4);
     for _ in 0..count {
         let name = HeaderName::from_bytes(reader.piece()?).ok()?;
         headers.append(name, HeaderValue::from_bytes(reader.piece()?).ok()?);

@@ -93,9 +93,8 @@ impl Session {
         match &mut self.wire {
             Wire::Http1(Http1 { connection, .. }) => {
                 // A small body goes out with the head.
-                let beside =
-                    usize::try_from(framing.length()).map_or(0, |length| if length <= COPY_MAX { length } else { 0 });
-                self.out.reserve(HEAD_ROOM + beside);
+                let small = usize::try_from(framing.length()).ok().filter(|length| *length <= COPY_MAX);
+                self.out.reserve(HEAD_ROOM + small.unwrap_or_default());
                 write_head(&mut self.out, &response, framing, persistence);
                 if framing == Framing::UntilClose {
                     // Where the close is the end of the body, a clean one would make a torn body look whole, whoever drops the

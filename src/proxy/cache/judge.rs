@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Method, StatusCode, header};
+use http::{HeaderName, Method, StatusCode, header};
 
 use super::claim::Claim;
 use super::conclude::update;
@@ -148,11 +148,6 @@ fn invalidate_place(exchange: &Exchange, base: &[u8], place: &[u8]) {
 
 /// Of the head the fields that a 304 has; those that frame the body stay.
 fn keep_not_modified(response: &mut ResponseHead) {
-    let mut kept = conditional::not_modified(&response.headers);
-    for name in [header::CONTENT_LENGTH, header::TRANSFER_ENCODING] {
-        if let Some(value) = response.headers.get(&name) {
-            kept.insert(name, value.clone());
-        }
-    }
-    response.headers.retain(|name, _| kept.contains(name));
+    let frames = |name: &HeaderName| [header::CONTENT_LENGTH, header::TRANSFER_ENCODING].contains(name);
+    response.headers.retain(|name, _| conditional::is_of_not_modified(name) || frames(name));
 }

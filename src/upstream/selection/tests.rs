@@ -141,6 +141,15 @@ fn two_choices_spread_over_all_and_avoid_the_heaviest() {
     (0..3000).for_each(|n| counts[two_choices(&list_of(&list), list.len(), chance::mix(n)).unwrap().0] += 1);
     assert!(counts[..3].iter().all(|count| (800..1200).contains(count)), "{counts:?}");
     assert_eq!(counts[3], 0, "it loses against any other");
+    // Nor does who is next to one that is not in question get more.
+    let backup = Candidate { backup: true, ..candidate(0) };
+    for list in [[backup, candidate(0), candidate(0), candidate(0)], [candidate(0), candidate(0), candidate(0), backup]]
+    {
+        let mut counts = [0_u32; 4];
+        let choice = |n| two_choices(&list_of(&list), list.len(), chance::mix(n)).unwrap().0;
+        (0..3000).for_each(|n| counts[choice(n)] += 1);
+        assert_eq!(counts.iter().filter(|count| (900..1100).contains(*count)).count(), 3, "{counts:?}");
+    }
     let alone = [candidate(5)];
     assert_eq!(two_choices(&list_of(&alone), 1, 99).unwrap().0, 0);
 }
