@@ -285,6 +285,17 @@ mod tests {
     }
 
     #[test]
+    fn a_record_with_more_fields_than_an_answer_can_have_is_none() {
+        let with = |lines: usize| {
+            let mut head = head(b"1");
+            let line = (HeaderName::from_static("x-one"), HeaderValue::from_static("1"));
+            head.headers = std::iter::repeat_n(line, lines).collect();
+            read(&front(&Record::Entry(Box::new(head), None), &Bytes::new(), 1))
+        };
+        assert!(with(FIELDS_MOST).is_some() && with(FIELDS_MOST + 1).is_none());
+    }
+
+    #[test]
     fn what_is_written_is_read_back() {
         let body = Bytes::from(vec![7; BLOCK + 1]);
         let front = front(&Record::Entry(Box::new(head(b"1")), Some(9)), &body, 42);
