@@ -94,6 +94,8 @@ def arguments():
     options = parser.parse_args()
     if options.rounds < 1 or options.seconds < 1 or not 0 <= options.idle <= 15000:
         parser.error("rounds and seconds are 1 or more, idle is 0 to 15000")
+    if options.write and (options.only or options.gateways != default):
+        parser.error("--write puts the whole table: it goes without --only and --gateways")
     unknown = [name for name in options.gateways.split(",") if name not in GATEWAYS]
     if unknown:
         parser.error(f"no such gateway: {', '.join(unknown)} ({', '.join(GATEWAYS)})")

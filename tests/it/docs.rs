@@ -299,3 +299,21 @@ fn make_targets_that_documents_use_exist() {
         }
     }
 }
+
+#[test]
+fn every_benchmark_says_what_it_does_and_has_its_place_on_the_page() {
+    let (makefile, performance) = (page("Makefile"), page("docs/performance.md"));
+    let scripts: Vec<&str> = makefile.split_whitespace().filter(|word| word.starts_with("tests/bench/")).collect();
+    assert!(scripts.len() >= 4, "{scripts:?}");
+    for script in scripts {
+        let path = repository().join(script);
+        let run = Command::new("python3").arg("-B").arg(&path).arg("--help").output().unwrap();
+        assert!(run.status.success() && run.stdout.len() > 300, "{}: {run:?}", path.display());
+    }
+    for (name, target) in [("the race", "bench"), ("growth", "bench-growth"), ("the worker pool", "bench-shield")] {
+        let begin = format!("<!-- {name}: make {target} ARGS=--write -->\n");
+        let (_, rest) = performance.split_once(&begin).unwrap_or_else(|| panic!("no {begin:?}"));
+        let (table, _) = rest.split_once(&format!("<!-- the end of {name} -->")).unwrap();
+        assert!(table.contains("commit ") && table.lines().filter(|line| line.starts_with('|')).count() > 5, "{name}");
+    }
+}
