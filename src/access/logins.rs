@@ -127,6 +127,10 @@ impl Logins {
             let mut waits = {
                 let mut checking = self.checking.lock();
                 let Some(there) = tag.and_then(|tag| checking.get(&tag).cloned()) else {
+                    // It may have come to its end since this request has looked.
+                    if tag.is_some_and(|tag| self.right.get(&tag).is_some()) {
+                        return Turn::Known(true);
+                    }
                     let (result, others) = watch::channel(None);
                     checking.extend(tag.map(|tag| (tag, others)));
                     return Turn::Check(Checking { logins: self.clone(), tag, result });
@@ -212,6 +216,9 @@ mod tests {
             let checked = logins.check(gate.clone(), credentials.clone(), checking, concluded).await;
             assert_eq!(checked, Ok(expected), "{name}");
             assert_eq!(logins.remembers(&gate, &credentials), expected);
+            // Who has looked before it was known, and asks for a turn now, hears of it.
+            let turn = logins.turn(&gate, &credentials).await;
+            assert_eq!(matches!(turn, Ok(Turn::Known(true))), expected, "{name}");
             assert!(!logins.remembers(&other, &credentials), "another hash, if of the same password");
         }
         assert_eq!(heard.load(SeqCst), 41);

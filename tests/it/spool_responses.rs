@@ -102,7 +102,8 @@ fn a_client_that_does_not_read_holds_no_worker_and_gets_everything_later() {
         assert_eq!(told.framing, expected, "{framing}");
         nothing_held(&gateway);
         lines += 1;
-        let line = &gateway.access_log(lines)[lines - 1];
+        gateway.access_log(lines);
+        let line = &gateway.access_log_now()[lines - 1];
         assert_eq!((&line["bytes_out"], &line["status"], line.get("reason")), (&LARGE.into(), &200.into(), None));
         // The connection goes on, with answers that need the spool as well.
         assert_eq!(slow.get("/").expect(200).text(), "small");

@@ -494,7 +494,7 @@ fn a_length_said_twice_is_said_once() {
 #[test]
 fn interim_responses_come_before_the_answer_and_are_not_it() {
     let origin = says(
-        "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\n\r\nHTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
+        "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\n\r\nHTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok",
     );
     let gateway = one_app(&origin, "");
     let response = gateway.get("/").expect(200);

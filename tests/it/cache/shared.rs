@@ -409,8 +409,11 @@ fn what_was_fetched_before_a_purge_is_not_kept_after_it() {
         purge(&pair.b, arguments);
         gate.open();
         client.response().expect(200);
-        eventually("the old one is nowhere", || (body(&pair.a, "/", &[]) == "1").then_some(()));
-        assert_eq!(body(&pair.b, "/", &[]), "1");
+        // One that is fetched before the purge is known counts as purged too, so there may be a third.
+        eventually("the other knows of it", || (body(&pair.a, "/", &[]) != "0").then_some(()));
+        for gateway in [&pair.a, &pair.b] {
+            assert_ne!(body(gateway, "/", &[]), "0");
+        }
     }
 }
 

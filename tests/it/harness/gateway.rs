@@ -278,15 +278,18 @@ impl Gateway {
     }
 
     /// Waits until at least `count` lines are in the access log, and gives them all. It reads `{dir}/access.log`, or
-    /// standard output where there is no such file.
+    /// standard output where there is no such file. They come in the order in which their requests began, not the one in
+    /// which they were written: who has its answer may ask again before the line about it is there.
     #[track_caller]
     pub fn access_log(&self, count: usize) -> Vec<Value> {
-        eventually(&format!("{count} access log lines"), || {
+        let mut lines = eventually(&format!("{count} access log lines"), || {
             Some(self.access_log_now()).filter(|lines| lines.len() >= count)
-        })
+        });
+        lines.sort_by(|one, other| one["time"].as_str().cmp(&other["time"].as_str()));
+        lines
     }
 
-    /// The access log as it is. A line that is still being written is left out.
+    /// The access log as it is, in the order in which it was written. A line that is still being written is left out.
     #[track_caller]
     pub fn access_log_now(&self) -> Vec<Value> {
         let text = fs::read_to_string(self.dir().join("access.log"))
