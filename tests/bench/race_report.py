@@ -8,7 +8,8 @@ from rig import REPOSITORY
 
 PLOT = REPOSITORY / "docs/performance.svg"
 REFERENCE = "nginx"
-COLOURS = {"nginx": "#8a8f98", "propylon": "#2563eb", "haproxy": "#0d9488", "envoy": "#c026d3", "traefik": "#ea580c", "caddy": "#ca8a04"}
+COLOURS = {"nginx": "#8a8f98", "propylon": "#2563eb", "haproxy": "#0d9488", "envoy": "#c026d3", "traefik": "#ea580c", "caddy": "#ca8a04",
+           "floor": "#d6d3d1"}
 
 
 class Results:

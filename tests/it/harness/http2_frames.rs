@@ -1,5 +1,6 @@
 //! A client of HTTP/2 that sends frames as they are, also those it must not send, and reads what comes frame by frame.
 
+use std::collections::HashMap;
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
@@ -178,6 +179,33 @@ impl Fate {
 pub struct Http2Frames {
     stream: TlsStream,
     received: Vec<u8>,
+    /// Of requests whose fate was not asked for yet.
+    heard: HashMap<u32, Heard>,
+}
+
+/// What has come of an answer.
+#[derive(Default)]
+struct Heard {
+    status: u16,
+    body: Vec<u8>,
+    fate: Option<Fate>,
+}
+
+impl Heard {
+    fn take(&mut self, frame: &Frame) {
+        if self.fate.is_some() {
+            return;
+        }
+        match frame.kind {
+            RST_STREAM => self.fate = Some(Fate::Reset(frame.number(0))),
+            HEADERS if self.status < 200 => self.status = frame.status(),
+            DATA => self.body.extend_from_slice(&frame.payload),
+            _ => {}
+        }
+        if frame.ends() {
+            self.fate = Some(Fate::Answered { status: self.status, body: std::mem::take(&mut self.body) });
+        }
+    }
 }
 
 impl Http2Frames {
@@ -185,7 +213,7 @@ impl Http2Frames {
     #[track_caller]
     pub fn connect_silent(address: &Address) -> Self {
         let client = TlsClient { name: "localhost".to_owned(), config: offering_http2() };
-        Self { stream: client.connect(address).unwrap(), received: Vec::new() }
+        Self { stream: client.connect(address).unwrap(), received: Vec::new(), heard: HashMap::new() }
     }
 
     /// A connection that was greeted; the gateway is asked to use no dynamic table.
@@ -269,31 +297,24 @@ impl Http2Frames {
         }
     }
 
-    /// What becomes of a request: frames of other streams are dropped. What comes is paid for at once.
+    /// What becomes of a request; what comes for others meanwhile is kept until they are asked for. What comes for it is paid for
+    /// at once.
     #[track_caller]
     pub fn fate(&mut self, stream: u32) -> Fate {
-        let mut answer = (0, Vec::new());
         loop {
+            if let Some(fate) = self.heard.get_mut(&stream).and_then(|heard| heard.fate.take()) {
+                self.heard.remove(&stream);
+                return fate;
+            }
             let Some(frame) = self.next_frame() else { return Fate::Closed };
-            match frame.kind {
-                GOAWAY if frame.number(4) != NO_ERROR || frame.number(0) < stream => {
-                    return Fate::GoneAway(frame.number(4));
-                }
-                _ if frame.stream != stream => continue,
-                RST_STREAM => return Fate::Reset(frame.number(0)),
-                HEADERS if answer.0 < 200 => answer.0 = frame.status(),
-                DATA => {
-                    if !frame.payload.is_empty() {
-                        let by = u32::try_from(frame.payload.len()).unwrap();
-                        let _ = self.try_send([window_update(0, by), window_update(stream, by)].concat());
-                    }
-                    answer.1.extend_from_slice(&frame.payload);
-                }
-                _ => {}
+            if frame.kind == GOAWAY && (frame.number(4) != NO_ERROR || frame.number(0) < stream) {
+                return Fate::GoneAway(frame.number(4));
             }
-            if frame.ends() {
-                return Fate::Answered { status: answer.0, body: answer.1 };
+            if frame.kind == DATA && frame.stream == stream && !frame.payload.is_empty() {
+                let by = u32::try_from(frame.payload.len()).unwrap();
+                let _ = self.try_send([window_update(0, by), window_update(stream, by)].concat());
             }
+            self.heard.entry(frame.stream).or_default().take(&frame);
         }
     }
 
