@@ -91,20 +91,20 @@ def arguments():
     parser.add_argument("--rounds", type=int, default=4, help="of each row, for each gateway (4)")
     parser.add_argument("--seconds", type=int, default=3, help="of each round (3); below 3 the clock's ticks show")
     parser.add_argument("--idle", type=int, default=5000, help="idle connections for the memory figure; 0 leaves it out (5000)")
-    parser.add_argument("--only", type=expression, metavar="REGEX", default="", help=f"rows by name, of {names} (all)")
+    parser.add_argument("--only", type=expression, metavar="REGEX", default=re.compile(""), help=f"rows by name, of {names} (all)")
     parser.add_argument("--gateways", default=default, help=f"who races, of {', '.join(GATEWAYS)} ({default})")
     parser.add_argument("--write", action="store_true", help="puts the table and the plot into docs/performance.md")
     options = parser.parse_args()
     if options.rounds < 1 or options.seconds < 1 or not 0 <= options.idle <= 15000:
         parser.error("rounds and seconds are 1 or more, idle is 0 to 15000")
-    if options.write and (options.only or options.gateways != default):
+    if options.write and (options.only.pattern or options.gateways != default):
         parser.error("--write puts the whole table: it goes without --only and --gateways")
     unknown = [name for name in options.gateways.split(",") if name not in GATEWAYS]
     if unknown:
         parser.error(f"no such gateway: {', '.join(unknown)} ({', '.join(GATEWAYS)})")
     options.gateways = [GATEWAYS[name] for name in options.gateways.split(",")]
-    options.loads = [load for load in LOADS if options.only.search(load.name)] if options.only else LOADS
-    options.idle_rows = [row for row in IDLE if options.idle and (not options.only or options.only.search(row[0]))]
+    options.loads = [load for load in LOADS if options.only.search(load.name)]
+    options.idle_rows = [row for row in IDLE if options.idle and options.only.search(row[0])]
     if not options.loads and not options.idle_rows:
         parser.error("--only leaves no row")
     return options
