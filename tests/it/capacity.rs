@@ -69,7 +69,7 @@ fn the_app_never_has_more_than_its_capacity_through_retries_and_a_reload() {
             scope.spawn(move || client(number));
         }
         depth_is(&gateway, CLIENTS - CAPACITY);
-        assert_eq!(origin.requests().len(), CAPACITY);
+        origin.wait_for_requests(CAPACITY);
         all_wait.open();
         // Half way through, while the app has all it can take, another configuration comes, and more clients with it.
         origin.wait_for_requests(CLIENTS * each / 2 + 1 + CAPACITY);

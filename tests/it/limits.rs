@@ -42,7 +42,7 @@ fn a_body_announced_too_large_is_refused_before_the_origin_sees_anything() {
         client.response().expect(413);
     }
     assert_eq!(origin.requests().len(), 2);
-    assert_eq!(gateway.metrics().value("propylon_rejections_total", &[("reason", "body_too_large")]), Some(6.0));
+    gateway.counts("propylon_rejections_total", &[("reason", "body_too_large")], 6.0);
 }
 
 #[test]

@@ -70,14 +70,7 @@ fn body(gateway: &Gateway, target: &str, fields: &[(&str, &str)]) -> String {
 /// Waits until so many answers came to this in Redis.
 #[track_caller]
 fn written(gateway: &Gateway, result: &str, count: f64) {
-    counted(gateway, "propylon_cache_shared_writes_total", ("result", result), count);
-}
-
-#[track_caller]
-fn counted(gateway: &Gateway, family: &str, label: (&str, &str), count: f64) {
-    eventually(&format!("{count} of {label:?}"), || {
-        (gateway.metrics().value(family, &[label]) == Some(count)).then_some(())
-    });
+    gateway.counts("propylon_cache_shared_writes_total", &[("result", result)], count);
 }
 
 fn looks(gateway: &Gateway, result: &str) -> f64 {
@@ -263,7 +256,7 @@ fn a_soft_purge_makes_it_stale_for_all() {
     written(&pair.a, "written", 1.0);
     assert_eq!(body(&pair.b, "/", &[]), "0");
     purge(&pair.a, &["--tag", "t", "--soft"]);
-    counted(&pair.b, "propylon_cache_shared_purges_total", ("direction", "received"), 1.0);
+    pair.b.counts("propylon_cache_shared_purges_total", &[("direction", "received")], 1.0);
     let answer = pair.b.get("/").expect(200);
     assert_eq!(answer.body, b"0");
     assert!(status_of(&answer).contains("ttl=-"), "{}", status_of(&answer));
@@ -534,7 +527,7 @@ fn share(url: &str) {
     for (target, before) in targets.iter().zip(&kept) {
         eventually("b has heard of it", || (body(&b, target, &[]) != *before).then_some(()));
     }
-    counted(&b, "propylon_cache_shared_looks_total", ("result", "failed"), 0.0);
+    b.counts("propylon_cache_shared_looks_total", &[("result", "failed")], 0.0);
 }
 
 #[test]
@@ -591,7 +584,7 @@ fn what_was_purged_while_a_gateway_was_away_is_not_on_its_disk() {
     let (a, b) = (start(with_disk()), start(gateway(&origin, &redis, "ttl = \"1h\"")));
     // Told before it is kept: of no concern to what is on disk after.
     purge(&b, &["--tag", "t"]);
-    counted(&a, "propylon_cache_shared_purges_total", ("direction", "received"), 1.0);
+    a.counts("propylon_cache_shared_purges_total", &[("direction", "received")], 1.0);
     let kept = body(&a, "/kept", &[]);
     eventually("it is on disk", || {
         a.metrics().value("propylon_cache_disk_writes_total", &[("result", "written")]).filter(|count| *count == 1.0)

@@ -299,6 +299,14 @@ impl Gateway {
         whole.lines().filter(|l| !l.is_empty()).map(parse).collect()
     }
 
+    /// Waits until a counter stands at `expected`: a request is counted a moment after its client has the answer.
+    #[track_caller]
+    pub fn counts(&self, family: &str, labels: &[(&str, &str)], expected: f64) {
+        eventually(&format!("{expected} of {family} {labels:?}"), || {
+            (self.metrics().value(family, labels) == Some(expected)).then_some(())
+        });
+    }
+
     /// What it wrote to standard error so far.
     pub fn log(&self) -> Vec<String> {
         self.process.stderr.all()
