@@ -274,10 +274,12 @@ fn line_of(gateway: &Gateway, id: &str) -> Value {
 fn assert_counted(gateway: &Gateway, before: &Metrics, case: &Case) {
     let requests = "propylon_requests_total";
     let all = count(before, requests, &[]);
-    let now = eventually("it is counted", || {
+    eventually("it is counted", || {
         let now = gateway.metrics();
-        (count(&now, requests, &[]) > all).then_some(now)
+        // It is in flight until all is said of it.
+        (count(&now, requests, &[]) > all && count(&now, "propylon_requests_in_flight", &[]) == 0.0).then_some(())
     });
+    let now = gateway.metrics();
     let grown = |name: &str, labels: &[(&str, &str)]| count(&now, name, labels) - count(before, name, labels);
     let class = format!("{}xx", case.status / 100);
     assert_eq!(grown(requests, &[]), 1.0);
@@ -287,7 +289,6 @@ fn assert_counted(gateway: &Gateway, before: &Metrics, case: &Case) {
     if let Some(reason) = case.reason {
         assert_eq!(grown("propylon_rejections_total", &[("reason", reason)]), 1.0, "{reason}");
     }
-    assert_eq!(count(&now, "propylon_requests_in_flight", &[]), 0.0);
 }
 
 /// What every refusal says, and how it says it to a browser and to a program.

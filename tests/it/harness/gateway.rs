@@ -299,7 +299,8 @@ impl Gateway {
         whole.lines().filter(|l| !l.is_empty()).map(parse).collect()
     }
 
-    /// Waits until a counter stands at `expected`: a request is counted a moment after its client has the answer.
+    /// Waits until a metric stands at `expected`: a request is counted a moment after its client has the answer, and is in flight until
+    /// after it was logged.
     #[track_caller]
     pub fn counts(&self, family: &str, labels: &[(&str, &str)], expected: f64) {
         eventually(&format!("{expected} of {family} {labels:?}"), || {
