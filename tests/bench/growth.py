@@ -240,7 +240,7 @@ def compare(thing, directory, app_port, options):
     return row([thing.name, f"{thing.little:,}", f"{thing.much:,}", *costs.split(), ratio])
 
 
-def main():
+def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5, help="for each of the two (5)")
     parser.add_argument("--seconds", type=int, default=3, help="of each round (3)")
@@ -249,6 +249,11 @@ def main():
     options = parser.parse_args()
     if options.write and options.only.pattern:
         parser.error("--write puts the whole table: it goes without --only")
+    return options
+
+
+def main():
+    options = arguments()
     require("haproxy", "haproxy")
     require("nginx", "nginx-light")
     require("wrk", "wrk")

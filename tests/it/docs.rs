@@ -310,6 +310,18 @@ fn every_benchmark_says_what_it_does_and_has_its_place_on_the_page() {
         let run = Command::new("python3").arg("-B").arg(&path).arg("--help").output().unwrap();
         assert!(run.status.success() && run.stdout.len() > 300, "{}: {run:?}", path.display());
     }
+    // What is put on the page is the whole table.
+    for (module, part) in [("race", "handshake"), ("growth", "routes"), ("shield", "calm")] {
+        let takes = |arguments: &[&str]| {
+            let says = format!("import {module}; {module}.arguments()");
+            let mut python = Command::new("python3");
+            python.args(["-B", "-c", &says]).args(arguments).env("PYTHONPATH", repository().join("tests/bench"));
+            python.output().unwrap()
+        };
+        let (whole, a_part) = (takes(&["--write"]), takes(&["--write", "--only", part]));
+        assert!(whole.status.success() && takes(&["--only", part]).status.success(), "{module}: {whole:?}");
+        assert_eq!(a_part.status.code(), Some(2), "{module}: {a_part:?}");
+    }
     for (name, target) in [("the race", "bench"), ("growth", "bench-growth"), ("the worker pool", "bench-shield")] {
         let begin = format!("<!-- {name}: make {target} ARGS=--write -->\n");
         let (_, rest) = performance.split_once(&begin).unwrap_or_else(|| panic!("no {begin:?}"));
