@@ -175,13 +175,14 @@ impl Driver {
         });
         let live = self.live.clone();
         let mut alarm = Alarm::default();
-        let (mut was_busy, mut is_late) = (false, false);
+        let (mut was_asked, mut is_late) = (false, false);
         loop {
             let busy = self.is_busy();
-            if was_busy && !busy {
+            if was_asked && !busy {
                 self.idle_since = Instant::now();
             }
-            was_busy = busy;
+            // A request that is refused at once is none: a client could stay with such.
+            was_asked = busy && (was_asked || self.live.count() > 0);
             self.open.set_active(busy);
             let deadline = self.deadline(busy);
             let changed = live.changed.notified();

@@ -32,7 +32,7 @@ fn a_thousand_clients_on_a_cold_key_are_one_request() {
     let count = rounds(1000, 1000);
     let gate = Gate::new();
     let opened = gate.clone();
-    let site = site(r#"ttl = "1m""#, move |_, count| {
+    let site = site("ttl = \"1m\"\ncollapse_timeout = \"1m\"", move |_, count| {
         opened.wait();
         Said::ok("", format!("body {count}"))
     });
