@@ -4,7 +4,7 @@ Paths (all methods unless said otherwise):
 /               who answered
 /whoami         the whole environ as the server gave it, strings only
 /healthz        200 "ok"
-/slow?seconds=  answers after that long
+/slow?seconds=  answers after that long; where there is a $RECORD_FILE, appends one line to it first
 /echo           length and SHA-256 of the body
 /big?bytes=     that many bytes, without a Content-Length where the server allows it
 /boom           raises
@@ -62,6 +62,8 @@ def app(environ, start_response):
     if path == "/healthz":
         return answer("ok")
     if path == "/slow":
+        if "RECORD_FILE" in os.environ:
+            record(who)
         time.sleep(min(float(argument("seconds", "1")), 60))
         return answer({"pid": os.getpid()})
     if path == "/echo":
