@@ -179,6 +179,12 @@ impl Control {
         self.outlive_timeout.store(true, Relaxed);
     }
 
+    /// Neither of the two after all: the answer may have no end.
+    pub fn end_with_client(&self) {
+        self.finish_without_client.store(false, Relaxed);
+        self.outlive_timeout.store(false, Relaxed);
+    }
+
     #[must_use]
     pub fn outlives_timeout(&self) -> bool {
         self.outlive_timeout.load(Relaxed)

@@ -80,6 +80,8 @@ pub struct Session {
     patience: WritePatience,
     /// The client cannot be written to any more, and the exchange goes on without it.
     discarding: bool,
+    /// Since when the app sends what nobody is given.
+    unwanted_since: Option<Instant>,
     /// The app had its time.
     app_late: bool,
     /// Where the cache has a part in it.
@@ -130,6 +132,7 @@ impl Session {
             out: BytesMut::new(),
             backlog: None,
             discarding: false,
+            unwanted_since: None,
             app_late: false,
             tap: None,
         }

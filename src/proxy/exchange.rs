@@ -3,6 +3,8 @@
 //! It is over when the answer is, or when it cannot come. An app whose time is up is left to itself, together with its slot, where
 //! the slot must stay taken for as long as a worker is busy; the client is answered meanwhile.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::Method;
 use pingora_error::Error;
@@ -58,7 +60,8 @@ pub(super) async fn run(session: &mut Session, active: &mut Active) -> Option<Up
         }
         Err(_) if session.app_is_late() && active.exchange.control.outlives_timeout() => {
             if let Some(slot) = attempt::outlived(active) {
-                tokio::spawn(see_through(stream, slot));
+                let patience = active.exchange.control.upstream_patience(true);
+                tokio::spawn(see_through(stream, slot, patience));
             }
             return None;
         }
@@ -210,11 +213,15 @@ async fn while_sending<T>(stream: &mut UpstreamStream, step: impl Future<Output 
     }
 }
 
-/// Reads an answer that nobody waits for any more to its end: until then the app's worker is busy.
-async fn see_through(mut stream: UpstreamStream, slot: (Lease, EndpointOverdue)) {
+/// Reads an answer that nobody waits for any more to its end: until then the app's worker is busy. One that may have no end, or is
+/// not at it within `patience`, is closed on, which the worker sees when it writes next.
+async fn see_through(mut stream: UpstreamStream, slot: (Lease, EndpointOverdue), patience: Duration) {
+    let mut heard = None;
     loop {
         match stream.piece() {
             Ok(Some(Piece::End | Piece::Switched(_))) | Err(_) => break,
+            Ok(Some(Piece::Head(head))) if response::may_have_no_end(&head) => break,
+            Ok(Some(Piece::Body(_))) if heard.get_or_insert_with(Instant::now).elapsed() > patience => break,
             Ok(Some(_)) => {}
             Ok(None) => {
                 if stream.came(DISCARDED_READ).await.is_err() {

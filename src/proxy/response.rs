@@ -49,6 +49,9 @@ pub fn judge(response: &mut ResponseHead, active: &mut Active) -> Result<()> {
     }
     if is_stream {
         active.exchange.control.spool_response(false);
+        if may_have_no_end(response) {
+            active.exchange.control.end_with_client();
+        }
     }
     if is_event_stream(&response.headers) && route_read_timeout(active).is_none() {
         active.exchange.control.await_events(EVENT_PAUSE);
@@ -56,6 +59,11 @@ pub fn judge(response: &mut ResponseHead, active: &mut Active) -> Result<()> {
     // The rest of the family is for a proxy, not for its clients.
     response.headers.retain(|name, _| !name.as_str().starts_with("x-accel-"));
     Ok(())
+}
+
+/// Whether it is a stream that does not say how long it is.
+pub fn may_have_no_end(response: &ResponseHead) -> bool {
+    is_stream(&response.headers) && !response.headers.contains(header::CONTENT_LENGTH)
 }
 
 /// The route's own word on pauses within a response.

@@ -34,6 +34,7 @@ mod tls_versions;
 
 // The way of a request.
 mod browser;
+mod endless;
 mod event_streams;
 mod examples;
 mod forwarding;

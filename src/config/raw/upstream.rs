@@ -57,8 +57,9 @@ section! {
         /// How long the app may pause within a response; within an event stream at least an hour, unless a route sets its own.
         read_timeout: Timeout = r#""60s""#,
         /// What happens at the app when the client leaves: `"finish"` lets it end its work and counts it busy until
-        /// then, `"close"` closes the connection, so that an ASGI app sees `http.disconnect`. Default: the preset's,
-        /// else `"close"`.
+        /// then, `"close"` closes the connection, so that an ASGI app sees `http.disconnect`. What `"finish"` waits for
+        /// is the work, not an answer without an end: a stream is closed with its client, and any other answer that has begun
+        /// has `read_timeout` for all the rest of it. Default: the preset's, else `"close"`.
         client_abort: ClientAbort,
         /// What is tried again.
         retry: Retry = "{}",

@@ -62,6 +62,9 @@ impl Session {
             return Ok(());
         }
         self.record_heard();
+        if self.discarding && !self.exchange.control.finishes_without_client() {
+            return self.fail(Reason::ClientClosed, ErrorType::ReadTimedout, "nobody waits for the answer");
+        }
         match self.tap.as_ref().map_or(Passed::All, |tap| tap.passed()) {
             Passed::All => {}
             Passed::NotModified => (response.status, response.reason) = (StatusCode::NOT_MODIFIED, None),
@@ -125,6 +128,16 @@ impl Session {
         self.app_wait = None;
     }
 
+    /// Whether all the time is over in which the app may send what nobody is given: as long as it may pause otherwise. One that
+    /// always has more to say would keep its worker for ever.
+    fn is_unwanted_for_long(&mut self) -> bool {
+        if self.tap.as_ref().is_some_and(|tap| tap.records()) {
+            self.unwanted_since = None;
+            return false;
+        }
+        self.unwanted_since.get_or_insert_with(Instant::now).elapsed() > self.exchange.control.upstream_patience(true)
+    }
+
     /// Whether nobody wanted the body, and more of it is to come than is read to keep the connection.
     fn leaves_large_body(&self) -> bool {
         self.wire.announced().is_some_and(|left| left > DRAIN_MAX) && !self.exchange.outcome.body_touched()
@@ -133,10 +146,13 @@ impl Session {
     /// Takes a piece of the body in and sends it on.
     ///
     /// # Errors
-    /// The app sends more than it announced; the client is gone.
+    /// The app sends more than it announced; the client is gone, and the app goes on for too long.
     pub async fn take_body(&mut self, data: Bytes) -> Result<()> {
         self.record_heard();
         self.tap.iter().for_each(|tap| tap.push(&data));
+        if self.discarding && self.is_unwanted_for_long() {
+            return self.fail(Reason::ClientClosed, ErrorType::ReadTimedout, "nobody waits for the rest of the answer");
+        }
         if data.is_empty() || self.framing == Framing::None {
             return Ok(());
         }
