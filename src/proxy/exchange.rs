@@ -49,7 +49,7 @@ pub(super) async fn run(session: &mut Session, active: &mut Active) -> Option<Up
     let mut stream = active.connection.take()?;
     let ended = match exchange(session, active, &mut stream).await {
         Ok(Passed::Switched) => return stream.into_upgraded(),
-        Ok(Passed::More) => Ok(()),
+        Ok(Passed::Nothing | Passed::More) => Ok(()),
         Ok(Passed::All(last)) => {
             // What the app has got of a request that is not whole must not be given an end.
             stream.give_up();
@@ -86,6 +86,7 @@ enum Turn {
 
 /// How far the answer has come.
 enum Passed {
+    Nothing,
     More,
     /// To its end, of which these bytes are still to be passed on.
     All(Bytes),
@@ -116,8 +117,9 @@ async fn exchange(session: &mut Session, active: &mut Active, stream: &mut Upstr
             Turn::Came(came) => match came? {
                 Came::Taken => stalled = None,
                 Came::Arrived => match pass_on(session, active, stream).await? {
-                    // Who says something has not stalled.
+                    // Who says something has not stalled. Interim answers, or half a head, say nothing yet.
                     Passed::More => stalled = None,
+                    Passed::Nothing => {}
                     passed => return Ok(passed),
                 },
             },
@@ -163,6 +165,7 @@ fn give(stream: &mut UpstreamStream, piece: Option<Bytes>) -> bool {
 
 /// Passes on what has come of the answer, all of it in one write where that is possible.
 async fn pass_on(session: &mut Session, active: &mut Active, stream: &mut UpstreamStream) -> Result<Passed, Failed> {
+    let mut passed = Passed::Nothing;
     loop {
         let piece = match stream.piece() {
             Ok(piece) => piece,
@@ -178,9 +181,13 @@ async fn pass_on(session: &mut Session, active: &mut Active, stream: &mut Upstre
                 response::judge(&mut head, active)?;
                 response::edit(&mut head, active);
                 session.take_header(head)?;
+                passed = Passed::More;
             }
             Some(Piece::Body(data)) if stream.is_done() => return Ok(Passed::All(data)),
-            Some(Piece::Body(data)) => while_sending(stream, session.take_body(data)).await?,
+            Some(Piece::Body(data)) => {
+                while_sending(stream, session.take_body(data)).await?;
+                passed = Passed::More;
+            }
             Some(Piece::End) => return Ok(Passed::All(Bytes::new())),
             Some(Piece::Switched(mut head)) => {
                 response::judge(&mut head, active)?;
@@ -190,7 +197,7 @@ async fn pass_on(session: &mut Session, active: &mut Active, stream: &mut Upstre
             }
             None => {
                 while_sending(stream, session.flush(Bytes::new())).await?;
-                return Ok(Passed::More);
+                return Ok(passed);
             }
         }
     }

@@ -272,31 +272,37 @@ fn a_client_that_reads_slowly_gets_everything() {
     assert_eq!(line.get("reason"), None);
 }
 
-#[test]
-fn interim_answers_do_not_stretch_the_wait_for_the_real_one() {
-    let origin = Origin::start(|connection| {
-        connection.read_request();
+/// An app that has hints without end, and has taken no more of the request than its head.
+fn hinting() -> Origin {
+    Origin::start(|connection| {
+        connection.read_head();
         while connection.try_write("HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n").is_ok() {
             connection.delay(Duration::from_millis(60));
         }
-    });
-    let gateway = Gateway::with(
-        r#"
-        [server]
-        listen = ["127.0.0.1:0"]
-        [admin]
-        listen = ["127.0.0.1:0"]
-        [log]
-        access = "{dir}/access.log"
-        [upstreams.app]
-        endpoints = ["{origin}"]
-        first_byte_timeout = "300ms"
-        [[routes]]
-        upstream = "app"
-        "#,
-    )
-    .set("origin", origin.address())
-    .start();
+    })
+}
+
+const HINTED: &str = r#"
+    [server]
+    listen = ["127.0.0.1:0"]
+    [admin]
+    listen = ["127.0.0.1:0"]
+    [log]
+    access = "{dir}/access.log"
+    [upstreams.app]
+    endpoints = ["{origin}"]
+    first_byte_timeout = "300ms"
+    [[routes]]
+    upstream = "app"
+    max_body = "32MiB"
+"#;
+
+#[test]
+fn interim_answers_do_not_stretch_the_wait_for_the_real_one() {
+    let origin = hinting();
+    let gateway = Gateway::with(HINTED).set("origin", origin.address()).start();
     gateway.get("/").expect(504);
-    assert_eq!(gateway.access_log(1)[0]["reason"], "upstream_timeout");
+    // It takes nothing of an upload meanwhile, either.
+    gateway.connect().request("POST", "/", &[], vec![b'x'; LARGE]).expect(504);
+    assert!(gateway.access_log(2).iter().all(|line| line["reason"] == "upstream_timeout"));
 }

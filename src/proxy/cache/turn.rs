@@ -55,6 +55,9 @@ pub async fn turn(session: &mut Session, active: &mut Active) -> Next {
                 let entry = entry.clone();
                 if refresh {
                     refresh::begin(session.request(), active);
+                } else {
+                    // Somebody else may try, however long this client takes.
+                    fetch.lead = None;
                 }
                 return Next::Answer(entry);
             }

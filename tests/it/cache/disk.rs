@@ -3,11 +3,12 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use tempfile::TempDir;
 
 use super::{Said, app, builder_with, status_of};
-use crate::harness::{Broken, Gateway, GatewayBuilder, Origin, Signal, eventually, rounds};
+use crate::harness::{Broken, Gateway, GatewayBuilder, Origin, Signal, eventually, rounds, scripted_delay};
 
 /// A directory, and gateways that have it one after the other.
 struct Place {
@@ -216,6 +217,29 @@ fn what_a_post_has_ended_does_not_come_back() {
     wait_for_written(&gateway, 1.0);
     gateway.stop();
     assert_eq!(place.start().get("/a").expect(200).text(), "body 2");
+}
+
+#[test]
+fn a_slow_reader_of_what_is_stale_on_disk_keeps_nobody_waiting() {
+    let origin = app(|_, count| {
+        let mut body = vec![b'x'; 12 << 20];
+        body[0] = b'0' + u8::try_from(count).unwrap();
+        Said::ok("", body)
+    });
+    let dir = tempfile::tempdir().unwrap();
+    let disk = format!("disk = {{ path = \"{}\", max = \"128MiB\" }}", dir.path().display());
+    let rule = "ttl = \"500ms\"\nstale_if_error = \"1h\"\ncollapse_timeout = \"1h\"";
+    let gateway = builder_with(&origin, rule, "", &format!("{disk}\nmemory = \"1MiB\"\nmax_body = \"16MiB\"")).start();
+    loaded(&gateway);
+    assert_eq!(gateway.get("/").expect(200).body[0], b'0');
+    wait_for_written(&gateway, 1.0);
+    scripted_delay(Duration::from_millis(600));
+    let mut slow = gateway.connect();
+    slow.set_receive_buffer(4096);
+    slow.send_request("GET", "/", &[("Cache-Control", "max-stale")], "");
+    assert!(status_of(&slow.response_head().expect(200)).starts_with("propylon; hit"));
+    assert_eq!(gateway.get("/").expect(200).body[0], b'1');
+    slow.reset();
 }
 
 #[test]
