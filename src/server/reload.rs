@@ -5,15 +5,18 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 
 use crate::admin::Reloaded;
-use crate::config::{self, Config, diff};
+use crate::config::model::ListenAddr;
+use crate::config::{self, Config, Warning, diff};
 use crate::edge::connection::Gateway;
-use crate::edge::listener::{Listeners, accept_loop};
+use crate::edge::listener::{Bound, Listeners, accept_loop};
+use crate::observe::access_log::Sink;
 use crate::observe::logging::Logging;
 use crate::observe::metrics::Reload;
 use crate::server::{AdminListeners, format, level, maintenance, spool, target};
+use crate::spool::Limits;
 use crate::state::{Shared, Snapshot};
 
 /// Everything a reload touches. Reloads run one after another.
@@ -21,11 +24,26 @@ pub struct Reloader {
     gateway: Gateway,
     listeners: Mutex<(Listeners, AdminListeners)>,
     logging: Logging,
+    /// True once nothing is to be reloaded any more.
+    over: watch::Sender<bool>,
+}
+
+/// A configuration that can be gone over to.
+struct Prepared {
+    new: Arc<Snapshot>,
+    warnings: Vec<Warning>,
+    restart: Vec<&'static str>,
+    /// What is said of it to whoever asked for the reload.
+    report: String,
+    bound: Vec<(ListenAddr, Bound)>,
+    admin_bound: Vec<(ListenAddr, Bound)>,
+    sink: Option<Sink>,
+    limits: Limits,
 }
 
 impl Reloader {
     pub fn new(gateway: Gateway, listeners: Mutex<(Listeners, AdminListeners)>, logging: Logging) -> Self {
-        Self { gateway, listeners, logging }
+        Self { gateway, listeners, logging, over: watch::Sender::new(false) }
     }
 
     /// The configuration of the moment.
@@ -36,6 +54,13 @@ impl Reloader {
     /// What outlives configurations.
     pub fn shared(&self) -> &Arc<Shared> {
         &self.gateway.shared
+    }
+
+    /// From now on nothing is reloaded: what a reload prepares is dropped. Returns the configuration that stays.
+    pub async fn end(&self) -> Arc<Snapshot> {
+        self.over.send_replace(true);
+        let _last_reload = self.listeners.lock().await;
+        self.snapshot()
     }
 
     /// Stops accepting clients; the admin listeners stay.
@@ -58,9 +83,8 @@ impl Reloader {
         let mut listeners = self.listeners.lock().await;
         let old = self.gateway.snapshot();
         let metrics = &self.gateway.shared.metrics;
-        if self.gateway.shared.is_draining() {
-            tracing::info!("shutting down, nothing is reloaded");
-            return Err("the gateway is shutting down, nothing is reloaded\n".to_owned());
+        if *self.over.borrow() {
+            return Err(leaving());
         }
         let Some(path) = old.config.source.clone() else {
             metrics.record_reload(Reload::Unchanged, old.generation, SystemTime::now());
@@ -77,6 +101,7 @@ impl Reloader {
                 );
                 Ok(report)
             }
+            Err(problems) if *self.over.borrow() => Err(problems),
             Err(problems) => {
                 metrics.record_reload(Reload::Refused, old.generation, SystemTime::now());
                 for problem in problems.lines() {
@@ -87,25 +112,42 @@ impl Reloader {
         }
     }
 
+    /// All that can fail, and all that may take its time.
+    async fn prepare(
+        &self,
+        path: &std::path::Path,
+        old: &Arc<Snapshot>,
+        (clients, admin): &(Listeners, AdminListeners),
+    ) -> Result<Prepared, String> {
+        let owned = path.to_path_buf();
+        let loaded = tokio::task::spawn_blocking(move || config::load(&owned)).await;
+        let (mut config, warnings) = loaded.map_err(|error| error.to_string())?.map_err(|errors| errors.to_string())?;
+        let restart = diff::restart_only_changes(&old.config, &config);
+        config.restart = old.config.restart.clone();
+        let report = format!("{}\n", diff::summary(&old.config, &config));
+        let bound = clients.prepare(&config.server.addresses()).map_err(|problems| problems.join("\n"))?;
+        let admin_bound = admin.0.prepare(&config.admin.listen).map_err(|problems| problems.join("\n"))?;
+        let sink = open_log(&old.config, &config)?;
+        let limits = spool(&config.spool).await?;
+        let new = Snapshot::prepare(config, &self.gateway.shared, Some(old)).await?;
+        Ok(Prepared { new, warnings, restart, report, bound, admin_bound, sink, limits })
+    }
+
     async fn load(
         &self,
         path: &std::path::Path,
         old: &Arc<Snapshot>,
         listeners: &mut (Listeners, AdminListeners),
     ) -> Result<(Arc<Snapshot>, String), String> {
-        let owned = path.to_path_buf();
-        let loaded = tokio::task::spawn_blocking(move || config::load(&owned)).await;
-        let (mut config, warnings) = loaded.map_err(|error| error.to_string())?.map_err(|errors| errors.to_string())?;
-        let restart = diff::restart_only_changes(&old.config, &config);
-        config.restart = old.config.restart.clone();
-        let mut report = format!("{}\n", diff::summary(&old.config, &config));
-
+        let mut over = self.over.subscribe();
+        // A directory, or a name server, may take its time; whoever leaves has none for it.
+        let prepared = tokio::select! {
+            biased;
+            _ = over.wait_for(|over| *over) => return Err(leaving()),
+            prepared = self.prepare(path, old, listeners) => prepared?,
+        };
+        let Prepared { new, warnings, restart, mut report, bound, admin_bound, sink, limits } = prepared;
         let (clients, admin) = listeners;
-        let bound = clients.prepare(&config.server.addresses()).map_err(|problems| problems.join("\n"))?;
-        let admin_bound = admin.0.prepare(&config.admin.listen).map_err(|problems| problems.join("\n"))?;
-        let sink = open_log(&old.config, &config)?;
-        let limits = spool(&config.spool).await?;
-        let new = Snapshot::prepare(config, &self.gateway.shared, Some(old)).await?;
 
         self.gateway.current.store(new.clone());
         self.gateway.shared.announce_reload();
@@ -143,8 +185,14 @@ impl Reloader {
     }
 }
 
+/// What a request to reload is told by a gateway that leaves.
+fn leaving() -> String {
+    tracing::info!("shutting down, nothing is reloaded");
+    "the gateway is shutting down, nothing is reloaded\n".to_owned()
+}
+
 /// The access log's new target, if it is another one.
-fn open_log(old: &Config, new: &Config) -> Result<Option<crate::observe::access_log::Sink>, String> {
+fn open_log(old: &Config, new: &Config) -> Result<Option<Sink>, String> {
     if old.log.access == new.log.access && old.log.format == new.log.format {
         return Ok(None);
     }

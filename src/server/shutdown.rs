@@ -21,10 +21,10 @@ const FLUSH_MAX: Duration = Duration::from_secs(2);
 
 /// Returns when nothing is under way any more, at `shutdown_timeout` at the latest. A second signal to leave ends it at once.
 pub async fn leave(reloader: &Reloader, signals: &mut Signals) {
-    let snapshot = reloader.snapshot();
     let shared = reloader.shared();
-    let server = &snapshot.config.server;
     shared.begin_drain();
+    let snapshot = reloader.end().await;
+    let server = &snapshot.config.server;
     let drain = async {
         tokio::time::sleep(server.shutdown_delay).await;
         reloader.close_listeners().await;

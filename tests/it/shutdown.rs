@@ -4,6 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 use std::time::Duration;
 
+use rustix::fs::{Mode, OFlags};
 use serde_json::json;
 
 use crate::harness::{Address, Broken, Client, DnsServer, Gate, Gateway, Origin, Signal, eventually, rounds};
@@ -411,6 +412,24 @@ fn a_signal_during_the_start_waits_for_its_end() {
     gateway.signal(Signal::TERM);
     let log = gateway.wait_for_exit().stderr;
     assert!(log.contains("shutting down"), "{log}");
+}
+
+#[test]
+fn a_reload_that_does_not_get_on_keeps_nobody() {
+    let gateway = Gateway::with(ANSWERING).set("server", "").stop_bound(Duration::from_secs(5)).start();
+    // Nobody ever writes to it: reading the configuration hangs, as from a directory that does not answer.
+    let config = gateway.dir().join("gateway.toml");
+    std::fs::remove_file(&config).unwrap();
+    assert!(Command::new("mkfifo").arg(&config).status().unwrap().success());
+    gateway.signal(Signal::HUP);
+    // Without a reader it cannot be opened.
+    let _silent = eventually("it is being read", || {
+        rustix::fs::open(&config, OFlags::WRONLY | OFlags::NONBLOCK, Mode::empty()).ok()
+    });
+    assert_eq!(gateway.get("/").expect(200).text(), "here");
+    gateway.signal(Signal::TERM);
+    let log = gateway.wait_for_exit().stderr;
+    assert!(log.contains("shutting down, nothing is reloaded"), "{log}");
 }
 
 #[test]

@@ -372,7 +372,8 @@ impl Shared {
                 None
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                self.index.remove(&name);
+                // There may be one by now: what is not known must not be there.
+                self.doom(name, tag);
                 None
             }
             Err(error) => {
