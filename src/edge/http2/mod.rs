@@ -50,6 +50,9 @@ const SEND_BUFFER: usize = 64 * 1024;
 const HEADER_LIST_FACTOR: usize = 4;
 /// Streams that we have to reset because of what the client does on them, in the life of a connection.
 const RESETS_MAX: usize = 256;
+/// The rest of answers that were all made may take the client so many times as long as it may take nothing: an answer to a PING is
+/// something it takes, too.
+const REST_PAUSES: u32 = 20;
 /// For a connection to end once it was told to, and nothing is under way on it.
 const CLOSING_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -277,7 +280,7 @@ impl Driver {
         // A client that is waited for is not idle. Of requests that are over there may be a rest that it makes no room for.
         silent.unwrap_or(match busy {
             true if self.live.count() > 0 => far,
-            true => self.idle_since.max(self.watch.sent_at()) + client.write_idle_timeout,
+            true => rest_deadline(self.idle_since, self.watch.sent_at(), client.write_idle_timeout),
             false => idle,
         })
     }
@@ -351,5 +354,23 @@ impl Driver {
         };
         let stream = Stream::new(respond, receive, announced, self.live.clone());
         Box::new(Session::on_stream(stream, Arc::new(exchange), accepted))
+    }
+}
+
+/// When a client has had enough time for the rest of what was answered: all of it was made by `made`, and it took something at `sent`.
+fn rest_deadline(made: Instant, sent: Instant, write_idle_timeout: Duration) -> Instant {
+    (made.max(sent) + write_idle_timeout).min(made + write_idle_timeout * REST_PAUSES)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_that_takes_little_at_a_time_has_a_bound() {
+        let (made, second) = (Instant::now(), Duration::from_secs(1));
+        let after = |sent| rest_deadline(made, made + second * sent, second * 3) - made;
+        assert_eq!([after(0), after(50), after(57), after(1000)], [3, 53, 60, 60].map(|seconds| second * seconds));
+        assert_eq!(rest_deadline(made + second, made, second), made + second * 2);
     }
 }
