@@ -252,6 +252,7 @@ fn stage() -> Stage {
         (gateway.metrics().value("propylon_upstream_health_checks_total", &passed) > Some(0.0)).then_some(())
     });
     gateway.get("/full").expect(504);
+    gateway.counts("propylon_requests_in_flight", &[], 0.0);
     Stage { gateway, _origins: [origin, stuck], _dns: dns, _pages: pages }
 }
 
