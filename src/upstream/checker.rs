@@ -47,7 +47,8 @@ pub(super) fn spawn(target: &Target, config: &model::Upstream) -> JoinHandle<()>
         Some(path) => http_probe(&peer, config, path),
     };
     let backend = Backend { addr: peer._address.clone(), weight: 1, ext: Extensions::new() };
-    let checker = Checker { upstream: config.name.clone(), health: config.health.clone(), probe, backend, late: None };
+    let (upstream, health, patience) = (config.name.clone(), config.health.clone(), patience(config));
+    let checker = Checker { upstream, health, patience, probe, backend, late: None };
     // One whose health is known is asked again in turn; one nobody knows is asked at once.
     let delay = if endpoint.is_known() { jittered(checker.health.interval) } else { Duration::ZERO };
     tokio::spawn(checker.run(Arc::downgrade(endpoint), delay))
@@ -56,6 +57,8 @@ pub(super) fn spawn(target: &Target, config: &model::Upstream) -> JoinHandle<()>
 struct Checker {
     upstream: Arc<str>,
     health: model::Health,
+    /// For a probe in all, whatever is thought of it before.
+    patience: Duration,
     probe: Probe,
     backend: Backend,
     /// A probe whose time is up, and which the endpoint still works on.
@@ -81,12 +84,12 @@ impl Checker {
         self.late = None;
         let Some(slot) = endpoint.acquire_probe(self.health.timeout).await else { return Verdict::Busy };
         endpoint.pool.make_room(endpoint.in_flight());
-        let (probe, backend) = (self.probe.clone(), self.backend.clone());
-        // It keeps its slot as long as the endpoint works on it, whatever is thought of that by then.
+        let (probe, backend, patience) = (self.probe.clone(), self.backend.clone(), self.patience);
+        // It keeps its slot as long as the endpoint works on it, whatever is thought of that by then. An answer may have no end.
         let mut probing = tokio::spawn(async move {
-            let result = probe.check(&backend).await;
+            let result = tokio::time::timeout(patience, probe.check(&backend)).await;
             drop(slot);
-            result
+            result.unwrap_or_else(|_| Error::e_explain(ErrorType::ReadTimedout, "no whole answer"))
         });
         match tokio::time::timeout(self.health.timeout, &mut probing).await {
             Ok(Ok(Ok(()))) => Verdict::Pass,
@@ -169,17 +172,21 @@ impl HealthCheck for ConnectProbe {
     }
 }
 
+/// Where slots are counted, one is free when the app is done with what it was sent.
+fn patience(config: &model::Upstream) -> Duration {
+    let timeout = config.health.timeout;
+    config.capacity.map_or(timeout, |_| timeout.max(config.first_byte_timeout))
+}
+
 /// Host and scheme are those of a real request: Django answers 400 to a foreign Host, and 301 to plain HTTP.
 fn http_probe(peer: &HttpPeer, config: &model::Upstream, path: &str) -> Probe {
     let health = &config.health;
-    // Where slots are counted, one is free when the app is done with what it was sent.
-    let patience = config.capacity.map_or(health.timeout, |_| health.timeout.max(config.first_byte_timeout));
     let host = health.host.clone().unwrap_or_else(|| "localhost".to_owned());
     let connector = Connector::new_custom(Some(ConnectorOptions::new(1)), ());
     let mut probe = HttpHealthCheck::new_custom("localhost", false, connector);
     probe.peer_template = peer.clone();
     probe.peer_template.options.connection_timeout = Some(health.timeout);
-    probe.peer_template.options.read_timeout = Some(patience);
+    probe.peer_template.options.read_timeout = Some(patience(config));
     let request = pingora_http::RequestHeader::build("GET", path.as_bytes(), None).and_then(|mut request| {
         request.insert_header("Host", host)?;
         request.insert_header("User-Agent", concat!("propylon/", env!("CARGO_PKG_VERSION")))?;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use crate::harness::*;
 use crate::in_flight::nothing_in_flight;
@@ -273,6 +274,21 @@ def app(environ, start_response):
     });
     assert_eq!(gateway.get("/").expect(200).text(), "2");
     assert!(sample(&gateway, "propylon_queue_wait_seconds_count", &[]) > Some(0.0));
+}
+
+#[test]
+fn a_health_path_without_an_end_does_not_keep_the_slot() {
+    let origin = Origin::start(|connection| {
+        connection.read_request();
+        connection.write("HTTP/1.1 200 OK\r\n\r\n");
+        while connection.write("hello") {
+            connection.delay(Duration::from_millis(10));
+        }
+    });
+    let keys = "max_in_flight = 1\nfirst_byte_timeout = \"200ms\"\n\
+                health = { path = \"/healthz\", interval = \"50ms\", timeout = \"50ms\" }";
+    let _gateway = builder(origin.address(), keys).set("server", "").start();
+    origin.wait_for_requests(3);
 }
 
 #[test]
