@@ -220,8 +220,8 @@ async fn while_sending<T>(stream: &mut UpstreamStream, step: impl Future<Output 
     }
 }
 
-/// Reads an answer that nobody waits for any more to its end: until then the app's worker is busy. One that may have no end, or is
-/// not at it within `patience`, is closed on, which the worker sees when it writes next.
+/// Reads an answer that nobody waits for any more to its end: until then the app's worker is busy, however long it says nothing. One
+/// that may have no end, or says more when its `patience` is over, is closed on, which the worker sees when it writes next.
 async fn see_through(mut stream: UpstreamStream, slot: (Lease, EndpointOverdue), patience: Duration) {
     let mut heard = None;
     loop {

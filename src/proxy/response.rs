@@ -61,9 +61,11 @@ pub fn judge(response: &mut ResponseHead, active: &mut Active) -> Result<()> {
     Ok(())
 }
 
-/// Whether it is a stream that does not say how long it is.
+/// Whether it is a stream, and one of events or of a length that it does not say.
 pub fn may_have_no_end(response: &ResponseHead) -> bool {
-    is_stream(&response.headers) && !response.headers.contains(header::CONTENT_LENGTH)
+    let has_body = !matches!(response.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    let headers = &response.headers;
+    has_body && is_stream(headers) && (is_event_stream(headers) || !headers.contains(header::CONTENT_LENGTH))
 }
 
 /// The route's own word on pauses within a response.

@@ -127,7 +127,7 @@ impl Reloader {
         let report = format!("{}\n", diff::summary(&old.config, &config));
         let bound = clients.prepare(&config.server.addresses()).map_err(|problems| problems.join("\n"))?;
         let admin_bound = admin.0.prepare(&config.admin.listen).map_err(|problems| problems.join("\n"))?;
-        let sink = open_log(&old.config, &config)?;
+        let sink = open_log(&old.config, &config).await?;
         let limits = spool(&config.spool).await?;
         let new = Snapshot::prepare(config, &self.gateway.shared, Some(old)).await?;
         Ok(Prepared { new, warnings, restart, report, bound, admin_bound, sink, limits })
@@ -192,11 +192,13 @@ fn leaving() -> String {
 }
 
 /// The access log's new target, if it is another one.
-fn open_log(old: &Config, new: &Config) -> Result<Option<Sink>, String> {
+async fn open_log(old: &Config, new: &Config) -> Result<Option<Sink>, String> {
     if old.log.access == new.log.access && old.log.format == new.log.format {
         return Ok(None);
     }
     let target = target(&new.log.access);
-    let sink = target.open().map_err(|error| format!("log.access: cannot open the access log {target}: {error}"))?;
-    Ok(Some(sink))
+    let opened = tokio::task::spawn_blocking(move || {
+        target.open().map_err(|error| format!("log.access: cannot open the access log {target}: {error}"))
+    });
+    opened.await.map_err(|error| error.to_string())?.map(Some)
 }

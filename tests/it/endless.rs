@@ -31,6 +31,11 @@ name = "kept"
 path = "/kept"
 ttl = "1s"
 stale_while_revalidate = "1h"
+[[cache.rules]]
+name = "withheld"
+path = "/withheld"
+ttl = "100ms"
+stale_if_error = "1h"
 "#;
 
 const EVENTS: &str = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n";
@@ -62,7 +67,7 @@ fn site(endless: impl Fn(&mut Connection, &Request) + Send + Sync + 'static) -> 
 fn the_worker_is_free(gateway: &Gateway) {
     gateway.get("/free").expect(200);
     nothing_in_flight(gateway);
-    assert_eq!(gateway.metrics().value("propylon_endpoint_overdue", &[]), Some(0.0));
+    gateway.counts("propylon_endpoint_overdue", &[], 0.0);
 }
 
 #[test]
@@ -195,5 +200,22 @@ fn a_kept_answer_that_has_become_a_stream_does_not_keep_the_worker() {
     scripted_delay(Duration::from_millis(1100));
     assert_eq!(gateway.get("/kept").expect(200).text(), "kept");
     origin.wait_for_requests(2);
+    the_worker_is_free(&gateway);
+}
+
+#[test]
+fn an_error_without_an_end_in_whose_place_a_kept_answer_is_given_does_not_either() {
+    let asked = AtomicBool::new(false);
+    let (_origin, gateway) = site(move |connection, _| {
+        if !asked.swap(true, Ordering::SeqCst) {
+            connection.answer(200, "kept");
+            return;
+        }
+        connection.write(TEXT.replace("200 OK", "500 Broken"));
+        go_on(connection);
+    });
+    assert_eq!(gateway.get("/withheld").expect(200).text(), "kept");
+    scripted_delay(Duration::from_millis(150));
+    assert_eq!(gateway.get("/withheld").expect(200).text(), "kept");
     the_worker_is_free(&gateway);
 }

@@ -373,7 +373,9 @@ impl Shared {
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 // There may be one by now: what is not known must not be there.
-                self.doom(name, tag);
+                if let Some(known) = self.index.remove(&name) {
+                    self.doomed.lock().push((name, known));
+                }
                 None
             }
             Err(error) => {

@@ -144,6 +144,7 @@ pub async fn serve(
         live: Arc::default(),
         asked: false,
         idle_since: Instant::now(),
+        made_at: Instant::now(),
         ending: Ending::No,
         conversation: Some(Arc::new(conversation)),
     };
@@ -161,6 +162,8 @@ struct Driver {
     asked: bool,
     /// When the last request ended, while none is under way.
     idle_since: Instant,
+    /// When the last answer was all made: the library may have a rest of it.
+    made_at: Instant,
     ending: Ending,
     /// Until all was said that is to be said. The requests have it too: some go on without their client.
     conversation: Option<Arc<Conversation>>,
@@ -178,14 +181,18 @@ impl Driver {
         });
         let live = self.live.clone();
         let mut alarm = Alarm::default();
-        let (mut was_asked, mut is_late) = (false, false);
+        let (mut was_asked, mut was_live, mut is_late) = (false, false, false);
         loop {
             let busy = self.is_busy();
             if was_asked && !busy {
                 self.idle_since = Instant::now();
             }
+            let is_live = self.live.count() > 0;
+            if was_live && !is_live {
+                self.made_at = Instant::now();
+            }
             // A request that is refused at once is none: a client could stay with such.
-            was_asked = busy && (was_asked || self.live.count() > 0);
+            (was_asked, was_live) = (busy && (was_asked || is_live), is_live);
             self.open.set_active(busy);
             let deadline = self.deadline(busy);
             let changed = live.changed.notified();
@@ -280,7 +287,7 @@ impl Driver {
         // A client that is waited for is not idle. Of requests that are over there may be a rest that it makes no room for.
         silent.unwrap_or(match busy {
             true if self.live.count() > 0 => far,
-            true => rest_deadline(self.idle_since, self.watch.sent_at(), client.write_idle_timeout),
+            true => rest_deadline(self.made_at, self.watch.sent_at(), client.write_idle_timeout),
             false => idle,
         })
     }

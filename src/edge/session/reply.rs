@@ -150,8 +150,10 @@ impl Session {
     pub async fn take_body(&mut self, data: Bytes) -> Result<()> {
         self.record_heard();
         self.tap.iter().for_each(|tap| tap.push(&data));
-        if self.discarding && self.is_unwanted_for_long() {
-            return self.fail(Reason::ClientClosed, ErrorType::ReadTimedout, "nobody waits for the rest of the answer");
+        let is_withheld = self.tap.as_ref().is_some_and(|tap| tap.passed() == Passed::Nothing);
+        if (self.discarding || is_withheld) && self.is_unwanted_for_long() {
+            let reason = if self.discarding { Reason::ClientClosed } else { Reason::UpstreamTimeout };
+            return self.fail(reason, ErrorType::ReadTimedout, "nobody is given the rest of the answer");
         }
         if data.is_empty() || self.framing == Framing::None {
             return Ok(());
