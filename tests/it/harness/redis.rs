@@ -109,10 +109,15 @@ impl RedisServer {
     /// The answer to one command, its words between spaces.
     #[track_caller]
     pub fn ask<T: FromRedisValue>(&self, command: &str) -> T {
+        self.try_ask(command).unwrap_or_else(|error| panic!("{command}: {error}"))
+    }
+
+    /// [`RedisServer::ask`] where a sentinel may cut all connections meanwhile, as it does with one that it makes the master.
+    pub fn try_ask<T: FromRedisValue>(&self, command: &str) -> redis::RedisResult<T> {
         let mut words = command.split(' ');
         let mut built = redis::cmd(words.next().unwrap());
         built.arg(words.collect::<Vec<_>>());
-        built.query(&mut self.connect()).unwrap_or_else(|error| panic!("{command}: {error}"))
+        built.query(&mut redis::Client::open(self.url())?.get_connection()?)
     }
 
     /// Keys there are.
