@@ -58,8 +58,9 @@ section! {
         read_timeout: Timeout = r#""60s""#,
         /// What happens at the app when the client leaves: `"finish"` lets it end its work and counts it busy until
         /// then, `"close"` closes the connection, so that an ASGI app sees `http.disconnect`. What `"finish"` waits for
-        /// is the work, not an answer without an end: a stream that does not say its length is closed with its client, and any
-        /// other answer that has begun has `read_timeout` for the rest of it, unless the cache keeps it. Default: the preset's, else `"close"`.
+        /// is the work, not an answer without an end: a stream of events, or one that does not say its length, is
+        /// closed with its client, and any other answer that has begun has `read_timeout` for the rest of it, unless the
+        /// cache keeps it. Default: the preset's, else `"close"`.
         client_abort: ClientAbort,
         /// What is tried again.
         retry: Retry = "{}",
