@@ -8,6 +8,8 @@ use tokio::time::Instant;
 use super::elsewhere::{self, Asked};
 use super::turn::prepare;
 use crate::cache::collapse::{Fetched, Turn};
+use crate::cache::memory::Look;
+use crate::cache::policy::Use;
 use crate::edge::exchange::Accepted;
 use crate::edge::session::Session;
 use crate::header::trace::TRACEPARENT;
@@ -18,15 +20,23 @@ use crate::proxy::fetch;
 /// Begins it, unless one is under way. What the client's request has of a place in the queue goes with it.
 pub fn begin(request: &RequestHead, active: &mut Active) {
     let Some(visit) = active.visit.as_deref_mut() else { return };
+    let shared = &active.exchange.snapshot.shared;
     let own_lead = visit.fetch.as_deref_mut().and_then(|fetch| fetch.lead.take());
-    let lead = own_lead.or_else(|| match active.exchange.snapshot.shared.cache.fetches.turn(&visit.lead_key()) {
+    let lead = own_lead.or_else(|| match shared.cache.fetches.turn(&visit.lead_key()) {
         Turn::Lead(lead) => Some(lead),
         Turn::Wait(_) => None,
     });
     let Some(lead) = lead else { return };
     let Some(mut own) = visit.for_refresh() else { return };
     if let Some(fetch) = own.fetch.as_deref_mut() {
-        fetch.lead = Some(lead);
+        // Another refresh may have ended since this request looked.
+        match shared.cache.look(&own.rule, &own.primary, &fetch.asked).0 {
+            Look::Entry(there) if fetch.asks.use_of(&there) == Use::Fresh => {
+                return lead.conclude(Fetched::Kept(there));
+            }
+            Look::Pass => return lead.conclude(Fetched::NotKept),
+            Look::Entry(_) | Look::Nothing => fetch.lead = Some(lead),
+        }
     }
     let exchange = Arc::new(active.exchange.for_nobody());
     let mut refresh = Box::new(Active::for_nobody(exchange.clone(), active));

@@ -1,6 +1,9 @@
 //! Asking whether what is kept is still true (RFC 9111 section 4.3), and giving it where it is not, or nobody answers (4.2.4,
 //! RFC 5861).
 
+use std::collections::HashMap;
+use std::sync::{Arc, Barrier, Mutex};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use super::{Said, app, builder, site, status_of};
@@ -223,6 +226,39 @@ fn a_head_is_given_what_is_stale_and_a_whole_answer_is_fetched() {
     eventually("the new answer is there", || (site.get(&[]).text() == "1").then_some(()));
     let methods: Vec<String> = site.origin.requests().into_iter().map(|request| request.method).collect();
     assert_eq!(methods, ["GET", "GET"]);
+}
+
+/// RFC 5861 section 3: however many clients are given what is stale, and whenever they come, the app is asked for one new answer.
+#[test]
+fn a_stale_answer_is_refreshed_once() {
+    const PATHS: usize = 100;
+    let asked = Arc::new(Mutex::new(HashMap::<String, usize>::new()));
+    let counts = asked.clone();
+    let site = site(r#"stale_while_revalidate = "1m""#, move |request, _| {
+        let mut counts = counts.lock().unwrap();
+        let count = counts.entry(request.target.clone()).or_default();
+        *count += 1;
+        Said::ok(&format!("Cache-Control: max-age={}", if *count == 1 { 0 } else { 60 }), count.to_string())
+    });
+    let all_have_it = Barrier::new(4);
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let mut client = site.gateway.connect();
+                for path in 0..PATHS {
+                    let path = format!("/{path}");
+                    client.request("GET", &path, &[], "").expect(200);
+                    all_have_it.wait();
+                    eventually("the new answer is there", || {
+                        (client.request("GET", &path, &[], "").text() != "1").then_some(())
+                    });
+                }
+            });
+        }
+    });
+    let asked = asked.lock().unwrap();
+    let more: Vec<_> = asked.iter().filter(|(_, count)| **count != 2).collect();
+    assert!(asked.len() == PATHS && more.is_empty(), "{more:?}");
 }
 
 /// Sections 4.2.3 and 4.3.4: the age of a 304 is that of what it confirms, and what it says of its lifetime counts once.
