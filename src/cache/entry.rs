@@ -1,7 +1,8 @@
 //! One answer that is kept: its head without what ends at a hop, its body in one piece, and its terms.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::{Acquire, Relaxed};
 
 use bytes::{Bytes, BytesMut};
 use http::header::{AGE, CONNECTION, CONTENT_LENGTH, DATE};
@@ -142,7 +143,7 @@ impl Entry {
     /// The last purge that it was compared with.
     #[must_use]
     pub fn checked(&self) -> u64 {
-        self.checked.load(Relaxed)
+        self.checked.load(Acquire)
     }
 
     /// Since when a purge has made it stale, if one has.

@@ -192,15 +192,11 @@ impl Cache {
     pub fn look(&self, rule: &Rule, primary: &[u8], request: &Headers) -> (Look, Option<Key>) {
         let Some(memory) = self.memory.get() else { return (Look::Nothing, None) };
         let (look, key) = memory.look(primary, &rule.config.key_headers, request);
-        if let Look::Entry(entry) = &look {
-            match self.purges.find(entry) {
-                Found::Kept => {}
-                Found::Stale(from) => entry.make_stale(from),
-                Found::Gone => {
-                    memory.remove(key.as_deref().unwrap_or(primary));
-                    return (Look::Nothing, key);
-                }
-            }
+        if let Look::Entry(entry) = &look
+            && self.purges.find(entry) == Found::Gone
+        {
+            memory.remove(key.as_deref().unwrap_or(primary));
+            return (Look::Nothing, key);
         }
         (look, key)
     }
@@ -209,13 +205,9 @@ impl Cache {
     pub async fn look_on_disk(&self, rule: &Arc<Rule>, primary: &[u8], request: &Headers) -> Option<Arc<Entry>> {
         let disk = self.disk.load_full()?;
         let entry = disk.look(rule, primary, request, self.here.load(Relaxed)).await?;
-        match self.purges.find(&entry) {
-            Found::Kept => {}
-            Found::Stale(from) => entry.make_stale(from),
-            Found::Gone => {
-                disk.remove(&rule.config.name, primary);
-                return None;
-            }
+        if self.purges.find(&entry) == Found::Gone {
+            disk.remove(&rule.config.name, primary);
+            return None;
         }
         if let Body::There(_) = entry.body {
             return Some(Arc::new(entry));
@@ -235,13 +227,17 @@ impl Cache {
         let under_way = self.begin_fetch(question.primary);
         tier.look(question, than).await.and_then(|entry, version| {
             entry.checked.store(under_way.after, Relaxed);
-            match self.purges.find(&entry) {
-                Found::Kept => {}
-                Found::Stale(from) => entry.make_stale(from),
-                Found::Gone => return shared::Look::Nothing,
+            if self.purges.find(&entry) == Found::Gone {
+                return shared::Look::Nothing;
             }
             shared::Look::Entry(self.keep_here(rule, entry, question.request), version)
         })
+    }
+
+    /// Whether what another has just fetched is purged already.
+    #[must_use]
+    pub fn is_purged(&self, entry: &Entry) -> bool {
+        self.purges.find(entry) == Found::Gone
     }
 
     /// Takes into memory what was in another tier, if it has room for it.
@@ -275,10 +271,8 @@ impl Cache {
     /// It was purged while it was fetched.
     pub fn keep(&self, rule: &Rule, head: Head, body: Body, request: &Headers) -> Result<Arc<Entry>, NotStored> {
         let mut entry = Entry::new(head, body);
-        match self.purges.find(&entry) {
-            Found::Kept => {}
-            Found::Stale(from) => entry.make_stale(from),
-            Found::Gone => return Err(NotStored::Purged),
+        if self.purges.find(&entry) == Found::Gone {
+            return Err(NotStored::Purged);
         }
         entry.held = Some(rule.metrics.hold(CacheTier::Memory, entry.weight() as u64));
         let entry = Arc::new(entry);
@@ -351,9 +345,6 @@ impl Cache {
         let met = Cell::new(0);
         memory.retain(|entry| {
             let found = self.purges.find(entry);
-            if let Found::Stale(from) = found {
-                entry.make_stale(from);
-            }
             met.set(met.get() + usize::from(found != Found::Kept));
             found != Found::Gone
         });

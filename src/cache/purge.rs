@@ -8,7 +8,8 @@
 //! purged: too much may go, never too little.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 use parking_lot::RwLock;
 
@@ -56,7 +57,8 @@ pub enum How {
 pub enum Found {
     /// Nothing.
     Kept,
-    Stale(Millis),
+    /// It is marked as such.
+    Stale,
     Gone,
 }
 
@@ -135,10 +137,11 @@ impl Purges {
         self.latest.fetch_max(number, Relaxed);
     }
 
-    /// Compares an entry with the purges since it was asked for. One that was kept is not compared again.
-    #[must_use]
+    /// Compares an entry with the purges since it was asked for, and marks it where it is stale by them. One that is not gone is not
+    /// compared with the same again.
     pub fn find(&self, entry: &Entry) -> Found {
-        let checked = entry.checked.load(Relaxed);
+        // Who sees the number sees the mark as well.
+        let checked = entry.checked.load(Acquire);
         if checked == self.latest() {
             return Found::Kept;
         }
@@ -158,8 +161,9 @@ impl Purges {
                 stale = Some(stale.map_or(mark.soft_at, |at: Millis| at.min(mark.soft_at)));
             }
         }
-        entry.checked.fetch_max(latest, Relaxed);
-        stale.map_or(Found::Kept, Found::Stale)
+        stale.into_iter().for_each(|from| entry.make_stale(from));
+        entry.checked.fetch_max(latest, Release);
+        if stale.is_some() { Found::Stale } else { Found::Kept }
     }
 }
 
@@ -262,7 +266,9 @@ mod tests {
         let again = entry(&purges, "/a", "x,y");
         assert_eq!(purges.find(&again), Found::Kept);
         purges.add(What::Tag(key("y")), How::Soft(7));
-        assert_eq!((purges.find(&again), purges.find(&b)), (Found::Stale(7), Found::Stale(7)));
+        assert_eq!((purges.find(&again), purges.find(&b)), (Found::Stale, Found::Stale));
+        // Whoever looks next has nothing to compare, and finds what the first has.
+        assert_eq!((purges.find(&again), again.stale_from()), (Found::Kept, Some(7)));
         purges.add(What::Prefix(key("/")), How::Hard);
         assert_eq!((purges.find(&again), purges.find(&b)), (Found::Gone, Found::Gone));
         assert_eq!(purges.find(&entry(&purges, "/a", "x")), Found::Kept);

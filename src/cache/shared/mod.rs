@@ -291,11 +291,9 @@ impl Core {
             return Err(SharedLook::Torn);
         }
         match self.log.find(&entry, after) {
-            Found::Kept => {}
-            Found::Stale(from) => entry.make_stale(from),
-            Found::Gone => return Err(SharedLook::Purged),
+            Found::Gone => Err(SharedLook::Purged),
+            Found::Kept | Found::Stale => Ok((entry, Version(version))),
         }
-        Ok((entry, Version(version)))
     }
 }
 
