@@ -287,7 +287,7 @@ fn unix_sockets_are_served_and_probed() {
         let status = well();
         let mut origin = start(script("app", &status));
         for probe in ["", "path = \"/healthz\", "] {
-            let keys = format!("{probe}interval = \"200ms\", timeout = \"200ms\", rise = 1, fall = 1");
+            let keys = format!("{probe}interval = \"500ms\", timeout = \"500ms\", rise = 1, fall = 1");
             let gateway = group(&[origin.address()], &keys);
             wait_for_checks(&gateway, "pass", 2.0);
             assert_eq!(checks(&gateway, "fail"), Some(0.0));

@@ -349,10 +349,13 @@ fn the_time_is_learnt_down_from_a_server_that_closes_early() {
         open_connections_become(&origin, 0);
         assert_eq!(keepalive_seconds(&gateway), Some(1.0), "after {observed} observations");
     }
-    // The next request finds the second one closed; half of what it saw is less than the start.
-    gateway.get("/").expect(200);
-    let learnt = keepalive_seconds(&gateway).unwrap();
-    assert!((0.3..0.95).contains(&learnt), "{learnt}");
+    // The next request finds the second one closed; half of what it saw is less than the start, if it was soon enough.
+    let learnt = eventually("it is learnt", || {
+        open_connections_become(&origin, 0);
+        gateway.get("/").expect(200);
+        keepalive_seconds(&gateway).filter(|learnt| *learnt < 0.95)
+    });
+    assert!(learnt >= 0.3, "{learnt}");
     let closes = &gateway.admin_get("/status").json()["upstreams"][0]["endpoints"][0]["closes_idle_after_seconds"];
     assert!((closes.as_f64().unwrap() / 2.0 - learnt).abs() < 0.001, "{closes}");
     // Whatever bound it was, watching makes it sharp.

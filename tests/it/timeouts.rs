@@ -165,10 +165,11 @@ fn a_body_that_stops_is_answered_408_and_leaves_nothing_behind() {
 #[test]
 fn a_body_that_drips_within_the_limit_arrives() {
     let origin = Origin::echo_head();
-    let gateway = Gateway::with(BODY).set("origin", origin.address()).start();
+    let gateway = Gateway::with(&BODY.replace("300ms", "1500ms")).set("origin", origin.address()).start();
     let mut client = gateway.connect();
     client.send("POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 6\r\n\r\n");
-    assert!(client.drip(["a", "b", "c", "d", "e", "f"], Duration::from_millis(80)));
+    // Longer than the limit all together, and never nearly as long at a time.
+    assert!(client.drip(["a", "b", "c", "d", "e", "f"], Duration::from_millis(300)));
     client.response().expect(200);
     assert_eq!(origin.requests()[0].body, b"abcdef");
 }
@@ -184,6 +185,7 @@ const WRITE: &str = r#"
     access = "{dir}/access.log"
     [upstreams.app]
     endpoints = ["{origin}"]
+    keepalive_timeout = "60s"
     [[routes]]
     upstream = "app"
     [[routes]]
@@ -231,7 +233,8 @@ fn assert_cut_off(gateway: &Gateway, client: &mut Client) {
 #[test]
 fn a_client_that_does_not_read_is_cut_off_and_costs_the_app_nothing() {
     let (origin, written) = large_and_small();
-    let gateway = Gateway::with(WRITE).set("origin", origin.address()).start();
+    // Longer than the gateway needs for the whole answer.
+    let gateway = Gateway::with(&WRITE.replace("400ms", "2s")).set("origin", origin.address()).start();
     let mut client = gateway.connect();
     client.send_request("GET", "/large", &[], "");
     assert!(written.recv().unwrap(), "the app gives its answer as if the client were fast");
@@ -255,15 +258,15 @@ fn a_client_that_does_not_read_what_is_streamed_is_cut_off_and_the_app_with_it()
 #[test]
 fn a_client_that_reads_slowly_gets_everything() {
     let origin = Origin::fixed(format!("HTTP/1.1 200 OK\r\nContent-Length: {LARGE}\r\n\r\n{}", "x".repeat(LARGE)));
-    let gateway = Gateway::with(WRITE).set("origin", origin.address()).start();
+    let gateway = Gateway::with(&WRITE.replace("400ms", "1500ms")).set("origin", origin.address()).start();
     let mut client = gateway.connect();
     client.set_receive_buffer(1024 * 1024);
     client.send_request("GET", "/", &[], "");
     client.response_head().expect(200);
     let mut left = LARGE;
-    // Longer than the limit all together, and never as long at a time.
+    // Longer than the limit all together, and never nearly as long at a time.
     for _ in 0..8 {
-        scripted_delay(Duration::from_millis(100));
+        scripted_delay(Duration::from_millis(250));
         left -= client.read_raw(3 * 1024 * 1024).len();
     }
     assert_eq!(client.read_raw(left).len(), left);

@@ -140,15 +140,15 @@ fn a_client_that_takes_little_at_a_time_is_not_taken_for_one_that_takes_nothing(
             connection.answer(200, &large);
         }
     });
-    let gateway = start_with(&origin, "500ms", "60s");
+    let gateway = start_with(&origin, "1500ms", "60s");
     let mut client = gateway.connect_tls(&tls());
     client.set_receive_buffer(256 * 1024);
     client.send_request("GET", "/", &[], "");
     client.response_head().expect(200);
     let mut taken = Vec::new();
-    // Longer than the limit all together, and never as long at a time.
+    // Longer than the limit all together, and never nearly as long at a time.
     for _ in 0..10 {
-        scripted_delay(Duration::from_millis(100));
+        scripted_delay(Duration::from_millis(200));
         taken.extend(client.read_raw(500_000));
     }
     taken.extend(client.read_raw(LARGE - taken.len()));

@@ -1,7 +1,8 @@
 //! What clients see of an app that fails: never a torn answer that looks whole, never more than was announced.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -195,18 +196,21 @@ fn an_app_that_neither_reads_nor_answers_is_504() {
 #[test]
 fn an_app_that_takes_a_large_body_late_and_hangs_is_504() {
     for keys in ["", "max_in_flight = 1"] {
-        let origin = Origin::start_unix(|connection| {
+        let (answered, is_answered) = channel();
+        let is_answered = Mutex::new(is_answered);
+        let origin = Origin::start_unix(move |connection| {
             if let Some(mut request) = connection.read_head() {
                 connection.delay(Duration::from_millis(50));
                 connection.read_body(&mut request);
-                // Until the client has its answer: what the app works on keeps its slot.
-                connection.delay(Duration::from_millis(600));
+                // What the app works on keeps its slot.
+                is_answered.lock().unwrap().recv_timeout(Duration::from_secs(10)).expect("the client has its answer");
             }
         });
         let gateway = one_app(&origin, &format!("first_byte_timeout = \"300ms\"\n{keys}"));
         let lengths: Vec<usize> = (4..14).map(|count| count * 50_000).collect();
         for length in &lengths {
             gateway.connect().request("POST", "/", &[], vec![b'x'; *length]).expect(504);
+            answered.send(()).unwrap();
         }
         assert!(gateway.access_log(10).iter().all(|line| line["reason"] == "upstream_timeout"));
         let bodies: Vec<usize> = origin.requests().iter().map(|request| request.body.len()).collect();
