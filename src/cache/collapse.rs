@@ -23,6 +23,8 @@ pub enum Fetched {
     Kept(Arc<Entry>),
     /// One that is not: each fetches its own.
     NotKept,
+    /// One that was purged meanwhile: one of those who wait is next.
+    Purged,
     /// None.
     Failed,
 }

@@ -257,12 +257,13 @@ fn an_answer_is_not_late_because_the_body_is_not_read() {
         if connection.read_head().is_some() {
             connection.write("HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\n");
             for _ in 0..8 {
-                connection.delay(Duration::from_millis(100));
+                connection.delay(Duration::from_millis(250));
                 connection.write("x");
             }
         }
     });
-    let patient = GATEWAY.replace("endpoints = [\"{origin}\"]", "endpoints = [\"{origin}\"]\nread_timeout = \"400ms\"");
+    let patient =
+        GATEWAY.replace("endpoints = [\"{origin}\"]", "endpoints = [\"{origin}\"]\nread_timeout = \"1500ms\"");
     let gateway = Gateway::with(&patient).set("origin", origin.address()).start();
     for path in BOTH {
         let told = gateway.connect().request("POST", path, &[], vec![b'x'; 8 << 20]).expect(200);

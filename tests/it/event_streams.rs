@@ -126,8 +126,10 @@ fn an_event_stream_may_be_silent_for_longer_than_other_answers() {
     let origin = Origin::start(|connection| {
         let Some(request) = connection.read_request() else { return };
         let media = if request.target == "/page" { "text/html" } else { "Text/Event-Stream;charset=utf-8" };
-        connection.write(Framing::Chunked.head(media));
-        connection.write(Framing::Chunked.piece("data: 1\n\n"));
+        connection.write(Framing::Chunked.head(media) + &Framing::Chunked.piece("data: 1\n\n"));
+        if request.target != "/events" {
+            return connection.hang();
+        }
         // Three times what others may be silent for.
         connection.delay(Duration::from_millis(900));
         connection.write(format!("{}0\r\n\r\n", Framing::Chunked.piece("data: 2\n\n")));

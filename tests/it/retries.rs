@@ -116,7 +116,7 @@ fn when_all_refuse_the_answer_is_503_with_a_time_to_come_back() {
 fn a_missing_socket_file_is_an_app_that_is_not_there() {
     let dir = tempfile::tempdir().unwrap();
     let missing = Address::Unix(dir.path().join("app.sock"));
-    let gateway = group(&[&missing], BRIEFLY);
+    let gateway = group(&[&missing], "queue = { timeout = \"1s\" }");
     let response = gateway.get("/").expect(503);
     assert_eq!(response.field("Retry-After"), Some("1"));
     let line = &gateway.access_log(1)[0];

@@ -80,9 +80,11 @@ impl Claim {
         if let Some(lease) = self.lease.filter(|_| !by_chance) {
             lease.refuse(if is_answer { Refusal::Pass } else { Refusal::Alone });
         }
-        // What broke says nothing of the next.
-        if let Some(lead) = self.lead.filter(|_| why != NotStored::Incomplete) {
-            lead.conclude(Fetched::NotKept);
+        match (self.lead, why) {
+            (Some(lead), NotStored::Purged) => lead.conclude(Fetched::Purged),
+            // What broke says nothing of the next.
+            (None, _) | (_, NotStored::Incomplete) => {}
+            (Some(lead), _) => lead.conclude(Fetched::NotKept),
         }
         why
     }

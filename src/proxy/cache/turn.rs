@@ -95,7 +95,9 @@ pub async fn turn(session: &mut Session, active: &mut Active) -> Next {
         match shared.cache.fetches.turn(&key) {
             Turn::Lead(lead) => fetch.lead = Some(lead),
             Turn::Wait(waiting) => match wait(waiting, session, until, &shared).await {
-                Waited::Fetched(Fetched::Kept(entry)) if !shared.cache.is_purged(&entry) && fetch.is_given(&entry) => {
+                Waited::Fetched(Fetched::Purged) => {}
+                Waited::Fetched(Fetched::Kept(entry)) if shared.cache.is_purged(&entry) => {}
+                Waited::Fetched(Fetched::Kept(entry)) if fetch.is_given(&entry) => {
                     visit.result = CacheResult::Collapsed;
                     return Next::Answer(entry);
                 }

@@ -171,6 +171,33 @@ fn those_who_wait_for_another_language_get_their_own() {
 }
 
 #[test]
+fn what_is_purged_while_it_is_fetched_is_fetched_once_more_for_all_who_wait() {
+    let (gates, count) = ([Gate::new(), Gate::new()], AtomicUsize::new(0));
+    let held = gates.clone();
+    let origin = Origin::start(move |connection| {
+        while let Some(request) = connection.read_request() {
+            let number = if request.method == "GET" { count.fetch_add(1, Ordering::SeqCst) } else { 9 };
+            held.get(number).into_iter().for_each(Gate::wait);
+            connection.write(Said::ok("", number.to_string()).bytes(false));
+        }
+    });
+    let gateway = builder(&origin, r#"ttl = "1m""#).start();
+    let mut clients = herd(&gateway, 20, &[]);
+    wait_for_herd(&gateway, 20);
+    assert_eq!(origin.wait_for_requests(1).len(), 1);
+    gateway.connect().request("POST", "/", &[], "").expect(200);
+    gates[0].open();
+    origin.wait_for_requests(3);
+    gates[1].open();
+    let mut given: Vec<String> =
+        clients.iter_mut().map(|client| client.response().expect(200).text().to_owned()).collect();
+    given.sort();
+    // The one whose own request it was has what it asked for.
+    assert_eq!((&*given[0], given[1..].iter().all(|body| body == "1")), ("0", true), "{given:?}");
+    assert_eq!(origin.requests().len(), 3);
+}
+
+#[test]
 fn what_is_purged_by_a_post_while_it_is_fetched_is_not_kept() {
     let gate = Gate::new();
     let opened = gate.clone();

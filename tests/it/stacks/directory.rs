@@ -168,7 +168,8 @@ fn a_connection_that_gunicorn_has_closed_meanwhile_is_not_used_again() {
     let (example, redis) = (start("1"), RedisServer::start());
     let gateway = gateway(&example, &redis).start();
     let endpoint = || gateway.admin_get("/status").expect(200).json()["upstreams"][0]["endpoints"][0].clone();
-    for round in 1..=3 {
+    let is_learnt = || endpoint()["closes_idle_after_seconds"].is_number();
+    for round in 1.. {
         let mut clients: Vec<Client> = (0..8).map(|_| gateway.connect()).collect();
         // A POST is never sent twice: a connection that is closing would be seen.
         for client in &mut clients {
@@ -187,8 +188,11 @@ fn a_connection_that_gunicorn_has_closed_meanwhile_is_not_used_again() {
         eventually(&format!("round {round}: no connection is open"), || {
             (endpoint()["idle_connections"] == 0).then_some(())
         });
+        if round >= 3 && is_learnt() {
+            break;
+        }
+        assert!(round < 10, "{}", endpoint());
     }
-    assert!(endpoint()["closes_idle_after_seconds"].is_number(), "{}", endpoint());
     let metrics = gateway.metrics();
     assert_eq!(metrics.value("propylon_upstream_errors_total", &[]).unwrap_or(0.0), 0.0);
     assert!(metrics.value("propylon_upstream_connections_total", &[("reused", "true")]).unwrap() > 0.0);
