@@ -48,9 +48,8 @@ impl From<Broken> for Failed {
 pub(super) async fn run(session: &mut Session, active: &mut Active) -> Option<Upgraded> {
     let mut stream = active.connection.take()?;
     let ended = match exchange(session, active, &mut stream).await {
-        Ok(Passed::Switched) => return stream.into_upgraded(),
-        Ok(Passed::Nothing | Passed::More) => Ok(()),
-        Ok(Passed::All(last)) => {
+        Ok(End::Switched) => return stream.into_upgraded(),
+        Ok(End::Answered(last)) => {
             // What the app has got of a request that is not whole must not be given an end.
             stream.give_up();
             // Whoever sees the end of the answer may come again at once, and finds a worker that is free.
@@ -88,14 +87,19 @@ enum Turn {
 enum Passed {
     Nothing,
     More,
-    /// To its end, of which these bytes are still to be passed on.
-    All(Bytes),
+    All(End),
+}
+
+/// What an exchange ends with.
+enum End {
+    /// The answer, of which these bytes are still to be passed on.
+    Answered(Bytes),
     /// Both sides have agreed to speak another protocol.
     Switched,
 }
 
 /// Gives the app the request, and passes on its answer, up to the end of it.
-async fn exchange(session: &mut Session, active: &mut Active, stream: &mut UpstreamStream) -> Result<Passed, Failed> {
+async fn exchange(session: &mut Session, active: &mut Active, stream: &mut UpstreamStream) -> Result<End, Failed> {
     let expected = Expected { head_only: active.exchange.method == Method::HEAD, upgrade: active.exchange.upgrade };
     let has_body = !session.has_no_body();
     stream.begin(session.request(), has_body, expected);
@@ -120,7 +124,7 @@ async fn exchange(session: &mut Session, active: &mut Active, stream: &mut Upstr
                     // Who says something has not stalled. Interim answers, or half a head, say nothing yet.
                     Passed::More => stalled = None,
                     Passed::Nothing => {}
-                    passed => return Ok(passed),
+                    Passed::All(end) => return Ok(end),
                 },
             },
             Turn::Body(piece) => {
@@ -183,17 +187,17 @@ async fn pass_on(session: &mut Session, active: &mut Active, stream: &mut Upstre
                 session.take_header(head)?;
                 passed = Passed::More;
             }
-            Some(Piece::Body(data)) if stream.is_done() => return Ok(Passed::All(data)),
+            Some(Piece::Body(data)) if stream.is_done() => return Ok(Passed::All(End::Answered(data))),
             Some(Piece::Body(data)) => {
                 while_sending(stream, session.take_body(data)).await?;
                 passed = Passed::More;
             }
-            Some(Piece::End) => return Ok(Passed::All(Bytes::new())),
+            Some(Piece::End) => return Ok(Passed::All(End::Answered(Bytes::new()))),
             Some(Piece::Switched(mut head)) => {
                 response::judge(&mut head, active)?;
                 response::edit(&mut head, active);
                 session.take_switch(head);
-                return Ok(Passed::Switched);
+                return Ok(Passed::All(End::Switched));
             }
             None => {
                 while_sending(stream, session.flush(Bytes::new())).await?;
