@@ -150,13 +150,13 @@ fn admitted(gateways: &[Arc<Gateway>; 2], clients: usize, time: Duration) -> (Ve
 #[test]
 fn two_gateways_admit_burst_and_rate_and_not_one_more() {
     let redis = RedisServer::start();
-    let limit = r#"{ rate = "70/s", burst = 50, key = "route" }"#;
+    let limit = r#"{ rate = "70/s", burst = 200, key = "route" }"#;
     let start = || Arc::new(gateway(&redis.url(), limit, PATIENT).start());
     let gateways = [start(), start()];
     let time = Duration::from_secs(u64::try_from(rounds(3, 60)).unwrap());
     let (passed, refused, end) = admitted(&gateways, 50, time);
     // The bucket is full until the first is taken, which is before its answer is there; the last may be taken until the end.
-    let tokens = |time: Duration| 50 + 70 * usize::try_from(time.as_millis()).unwrap() / 1000;
+    let tokens = |time: Duration| 200 + 70 * usize::try_from(time.as_millis()).unwrap() / 1000;
     let (least, most) = (tokens(time.saturating_sub(passed[0])), tokens(end));
     eprintln!(
         "{} of {} admitted in {end:?}; {least} to {most} were to be",
