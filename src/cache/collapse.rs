@@ -23,6 +23,8 @@ pub enum Fetched {
     Kept(Arc<Entry>),
     /// One that is not: each fetches its own.
     NotKept,
+    /// None yet; but this is stale, and is given while one is fetched.
+    Stale(Arc<Entry>),
     /// One that was purged meanwhile: one of those who wait is next.
     Purged,
     /// None.
@@ -43,7 +45,14 @@ pub struct Fetches {
     hasher: RandomState,
 }
 
-type Shard = HashMap<Key, watch::Receiver<Option<Fetched>>>;
+type Shard = HashMap<Key, watch::Receiver<Told>>;
+
+/// What those who wait are told.
+#[derive(Debug, Default)]
+struct Told {
+    stale: Option<Arc<Entry>>,
+    fetched: Option<Fetched>,
+}
 
 impl Default for Fetches {
     fn default() -> Self {
@@ -59,7 +68,7 @@ impl Fetches {
         match shard.entry(key.clone()) {
             Place::Occupied(there) => Turn::Wait(Waiting(there.get().clone())),
             Place::Vacant(place) => {
-                let (sender, receiver) = watch::channel(None);
+                let (sender, receiver) = watch::channel(Told::default());
                 place.insert(receiver);
                 Turn::Lead(Lead { fetches: self.clone(), key: key.clone(), sender })
             }
@@ -77,7 +86,7 @@ impl Fetches {
 pub struct Lead {
     fetches: Arc<Fetches>,
     key: Key,
-    sender: watch::Sender<Option<Fetched>>,
+    sender: watch::Sender<Told>,
 }
 
 impl Lead {
@@ -94,10 +103,15 @@ impl Lead {
         self.sender.receiver_count() > 1
     }
 
+    /// Tells those who wait, and those who come, of what they may have meanwhile.
+    pub fn offer(&self, stale: Arc<Entry>) {
+        self.sender.send_modify(|told| told.stale = Some(stale));
+    }
+
     /// Tells those who wait.
     pub fn conclude(self, fetched: Fetched) {
         self.leave();
-        self.sender.send_replace(Some(fetched));
+        self.sender.send_modify(|told| told.fetched = Some(fetched));
     }
 
     /// Whoever comes now begins anew.
@@ -117,13 +131,17 @@ impl Drop for Lead {
 
 /// A wait for another's fetch.
 #[derive(Debug)]
-pub struct Waiting(watch::Receiver<Option<Fetched>>);
+pub struct Waiting(watch::Receiver<Told>);
 
 impl Waiting {
-    /// Returns what became of it. Cancel safe.
-    pub async fn fetched(&mut self) -> Fetched {
-        match self.0.wait_for(Option::is_some).await {
-            Ok(fetched) => fetched.clone().unwrap_or(Fetched::Failed),
+    /// Returns what became of it, or what is given meanwhile if `takes` it. Cancel safe.
+    pub async fn fetched(&mut self, takes: impl Fn(&Entry) -> bool) -> Fetched {
+        let is_enough = |told: &Told| told.fetched.is_some() || told.stale.as_ref().is_some_and(|stale| takes(stale));
+        match self.0.wait_for(|told| is_enough(told)).await {
+            Ok(told) => {
+                let stale = || told.stale.clone().map(Fetched::Stale);
+                told.fetched.clone().or_else(stale).unwrap_or(Fetched::Failed)
+            }
             Err(_) => Fetched::Failed,
         }
     }
@@ -146,7 +164,7 @@ mod tests {
         assert!(lead.is_awaited());
         assert!(matches!(fetches.turn(&key("b")), Turn::Lead(_)));
         lead.conclude(Fetched::NotKept);
-        assert!(matches!(waiting.fetched().await, Fetched::NotKept));
+        assert!(matches!(waiting.fetched(|_| false).await, Fetched::NotKept));
         assert!(matches!(fetches.turn(&key("a")), Turn::Lead(_)));
     }
 
@@ -156,7 +174,7 @@ mod tests {
         let Turn::Lead(lead) = fetches.turn(&key("a")) else { panic!("nobody was there") };
         let Turn::Wait(mut waiting) = fetches.turn(&key("a")) else { panic!("there is a fetch") };
         drop(lead);
-        assert!(matches!(waiting.fetched().await, Fetched::Failed));
+        assert!(matches!(waiting.fetched(|_| false).await, Fetched::Failed));
         let Turn::Lead(_second) = fetches.turn(&key("a")) else { panic!("its place is free") };
     }
 }

@@ -234,7 +234,7 @@ impl Cache {
         })
     }
 
-    /// Whether what another has just fetched is purged already.
+    /// Whether what was found a while ago, or another has fetched, is purged by now. Where it is not found any more, that is not known.
     #[must_use]
     pub fn is_purged(&self, entry: &Entry) -> bool {
         self.purges.find(entry) == Found::Gone

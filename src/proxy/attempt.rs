@@ -43,6 +43,7 @@ pub async fn begin(session: &mut Session, active: &mut Active) -> Result<(), Rej
             () = session.departure() => return Err(Reason::ClientClosed.into()),
         };
         if connected {
+            active.visit.iter_mut().for_each(|visit| visit.asks_now());
             return Ok(());
         }
     }

@@ -82,7 +82,7 @@ impl Keeper {
             }
             // Not with each purge: it looks at every file.
             if forgot.elapsed() > FORGET_EVERY || purge_log::length(&self.shared.folder) > LOG_MOST {
-                self.forget_purges();
+                self.forget_purges(false);
                 forgot = Instant::now();
             }
         }
@@ -163,7 +163,9 @@ impl Keeper {
                 return Ok(Err(Over));
             }
         }
-        self.forget_purges();
+        // What was purged before this process had the directory is not in its log.
+        let purged_before = self.shared.purged_before.get().is_none();
+        self.forget_purges(purged_before);
         tracing::info!(files, milliseconds = began.elapsed().as_millis(), "the disk cache is known");
         Ok(Ok(()))
     }
@@ -299,16 +301,17 @@ impl Keeper {
     }
 
     /// Takes away what was purged by prefix or tag, so that it need not be remembered any more.
-    fn forget_purges(&mut self) {
+    fn forget_purges(&mut self, are_others: bool) {
         let length = purge_log::length(&self.shared.folder);
-        if length == 0 {
+        if length == 0 && !are_others {
             return;
         }
         for (name, tag) in self.shared.index.names() {
             let gone = match read_head(&self.shared.path(&name, tag)) {
                 Ok(Some((Record::Entry(mut head, _), boot))) => {
                     head.asked_after = self.shared.asked_after(boot, head.asked_after);
-                    self.shared.purges.find(&Entry::new(*head, Body::Here(Bytes::new()))) == Found::Gone
+                    // What is stale by a purge would be fresh again.
+                    self.shared.purges.find(&Entry::new(*head, Body::Here(Bytes::new()))) != Found::Kept
                 }
                 Ok(_) => false,
                 Err(_) => true,
@@ -318,6 +321,9 @@ impl Keeper {
             }
         }
         self.take_away();
+        if length == 0 {
+            return;
+        }
         let forgotten = {
             let _writing = self.shared.log.lock();
             purge_log::forget(&self.shared.folder, length)

@@ -226,14 +226,14 @@ impl Disk {
     #[must_use]
     pub fn knows(&self, primary: &[u8]) -> bool {
         let name = Name::of(primary);
-        self.shared.may_have(&name) || self.shared.queued.lock().contains_key(&name)
+        self.shared.knows(&name)
     }
 
     /// The same of a key of which only the hash is known: what is there goes.
     #[must_use]
     pub fn forget_hash(&self, hash: [u8; 16]) -> bool {
         let name = Name(hash);
-        let is_known = self.shared.may_have(&name) || self.shared.queued.lock().contains_key(&name);
+        let is_known = self.shared.knows(&name);
         if is_known {
             self.shared.doom(name, 0);
             let _ = self.jobs.try_send(Job::Wake);
@@ -289,6 +289,11 @@ impl Disk {
 impl Shared {
     fn may_have(&self, name: &Name) -> bool {
         !self.loaded.load(Relaxed) || self.index.tag(name).is_some()
+    }
+
+    /// Whether it may be there, or come: what comes is there before it is out of the queue.
+    fn knows(&self, name: &Name) -> bool {
+        self.queued.lock().contains_key(name) || self.may_have(name)
     }
 
     fn unqueue(&self, name: &Name, bytes: u64) {

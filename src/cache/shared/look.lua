@@ -42,5 +42,6 @@ if redis.call('HLEN', KEYS[2]) >= 256 then
   redis.call('DEL', KEYS[2])
 end
 redis.call('HSET', KEYS[2], ARGV[2], ARGV[4] .. ' ' .. string.format('%.0f', now + ARGV[5]))
-redis.call('PEXPIRE', KEYS[2], 600000)
+-- A fetch may take longer than others wait for it.
+redis.call('PEXPIRE', KEYS[2], math.max(600000, ARGV[5]))
 return {'lease'}

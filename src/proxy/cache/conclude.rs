@@ -56,7 +56,7 @@ pub async fn conclude(session: &mut Session, active: &mut Active) {
         let entry = update(visit, &exchange.snapshot.shared, &kept, &said);
         return hit::answer(session, active, &entry).await;
     }
-    let may_stand_in = fetch.asks.may_stand_in(&kept);
+    let may_stand_in = fetch.asks.may_stand_in(&kept, &exchange.snapshot.shared.cache);
     let is_ours = active.rejection.as_ref().is_some_and(|rejection| {
         matches!(rejection.reason.status(), 502..=504) && rejection.reason != Reason::Shutdown
     });

@@ -47,7 +47,8 @@ pub fn judge(response: &mut ResponseHead, active: &mut Active, is_stream: bool) 
         fetch.said = Some(response.headers.clone());
         return fetch.tap.pass(Passed::Nothing);
     }
-    if policy::is_error(response.status) && visit.entry.as_ref().is_some_and(|entry| fetch.asks.may_stand_in(entry)) {
+    let may_stand_in = |entry: &Arc<_>| fetch.asks.may_stand_in(entry, cache);
+    if policy::is_error(response.status) && visit.entry.as_ref().is_some_and(may_stand_in) {
         fetch.withheld = Some(response.status);
         return fetch.tap.pass(Passed::Nothing);
     }

@@ -34,7 +34,7 @@ use crate::cache::policy::{self, Freshness, Use};
 use crate::cache::rule::{Rule, Target};
 use crate::cache::shared::Lease;
 use crate::cache::tap::Tap;
-use crate::cache::{Fetching, directives, freshness, now};
+use crate::cache::{Cache, Fetching, directives, freshness, now};
 use crate::headers::Headers;
 use crate::message::RequestHead;
 use crate::observe::metrics::{Bypass, CacheResult, NotStored};
@@ -233,9 +233,9 @@ impl Asks {
     }
 
     /// Whether `entry` may be given in place of an error.
-    fn may_stand_in(&self, entry: &Entry) -> bool {
-        !(self.nonce && policy::is_page(&entry.headers))
-            && policy::may_stand_in(&entry.terms, entry.freshness(now()), self.authorized)
+    fn may_stand_in(&self, entry: &Entry, cache: &Cache) -> bool {
+        let is_gone = cache.is_purged(entry) || (self.nonce && policy::is_page(&entry.headers));
+        !is_gone && policy::may_stand_in(&entry.terms, entry.freshness(now()), self.authorized)
     }
 }
 
@@ -258,17 +258,31 @@ impl Fetch {
         }
     }
 
-    /// Whether what another has just fetched is for this request as well.
-    fn is_given(&self, entry: &Entry) -> bool {
+    /// Whether what is stale is for this request, while another fetches what is new.
+    fn takes_stale(&self, entry: &Entry) -> bool {
+        matches!(self.asks.use_of(entry), Use::Stale { .. }) && entry.suits(&self.asked)
+    }
+
+    /// Whether what another has fetched, or found, is for this request as well, which came at `since`.
+    fn is_given(&self, entry: &Entry, since: freshness::Millis) -> bool {
         let is_fresh = matches!(entry.freshness(now()), Freshness::Fresh(_));
+        // Who wants no answer that was kept takes one that has come meanwhile.
+        let is_for = |usable| usable == Use::Fresh || (usable != Use::Nothing && entry.terms.came >= since);
         is_fresh
-            && self.asks.use_of(entry) != Use::Nothing
+            && is_for(self.asks.use_of(entry))
             && entry.suits(&self.asked)
             && (!self.asks.authorized || entry.terms.for_authorized)
     }
 }
 
 impl Visit {
+    /// The app is about to be asked: its answer is as old as that, at most (RFC 9111 section 4.2.3).
+    pub fn asks_now(&mut self) {
+        if let Some(fetch) = self.fetch.as_deref_mut() {
+            fetch.asked_at = now();
+        }
+    }
+
     /// It does not wait for others any more.
     fn go_alone(&mut self) {
         self.patient = false;

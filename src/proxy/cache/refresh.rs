@@ -35,7 +35,11 @@ pub fn begin(request: &RequestHead, active: &mut Active) {
                 return lead.conclude(Fetched::Kept(there));
             }
             Look::Pass => return lead.conclude(Fetched::NotKept),
-            Look::Entry(_) | Look::Nothing => fetch.lead = Some(lead),
+            Look::Entry(_) | Look::Nothing => {
+                // What is on disk alone, or was, others would wait for.
+                own.entry.iter().for_each(|entry| lead.offer(entry.clone()));
+                fetch.lead = Some(lead);
+            }
         }
     }
     let exchange = Arc::new(active.exchange.for_nobody());

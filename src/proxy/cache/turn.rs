@@ -7,12 +7,13 @@ use http::header;
 use tokio::time::Instant;
 
 use super::elsewhere::{self, Asked};
-use super::{Visit, Way, refresh};
+use super::{Fetch, Visit, Way, refresh};
 use crate::cache::collapse::{Fetched, Turn, Waiting};
+use crate::cache::conditional;
 use crate::cache::entry::Entry;
+use crate::cache::freshness::millis;
 use crate::cache::memory::{Key, Look};
 use crate::cache::policy::Use;
-use crate::cache::{conditional, now};
 use crate::edge::session::Session;
 use crate::observe::metrics::CacheResult;
 use crate::proxy::context::Active;
@@ -39,6 +40,7 @@ pub async fn turn(session: &mut Session, active: &mut Active) -> Next {
     }
     let shared = active.exchange.snapshot.shared.clone();
     let until = Instant::now() + visit.rule.config.collapse_timeout;
+    let since = millis(active.exchange.received);
     loop {
         let Some(fetch) = visit.fetch.as_deref_mut() else { return Next::Fetch };
         let usable = visit.entry.as_ref().map_or(Use::Nothing, |entry| fetch.asks.use_of(entry));
@@ -94,17 +96,26 @@ pub async fn turn(session: &mut Session, active: &mut Active) -> Next {
         let key = fetch.at.clone().unwrap_or_else(|| Key::from(&*visit.primary));
         match shared.cache.fetches.turn(&key) {
             Turn::Lead(lead) => fetch.lead = Some(lead),
-            Turn::Wait(waiting) => match wait(waiting, session, until, &shared).await {
+            Turn::Wait(waiting) => match wait(waiting, session, fetch, until, &shared).await {
+                Waited::Fetched(Fetched::Stale(entry)) => {
+                    visit.result = CacheResult::Stale;
+                    return Next::Answer(entry);
+                }
                 Waited::Fetched(Fetched::Purged) => {}
                 Waited::Fetched(Fetched::Kept(entry)) if shared.cache.is_purged(&entry) => {}
-                Waited::Fetched(Fetched::Kept(entry)) if fetch.is_given(&entry) => {
+                Waited::Fetched(Fetched::Kept(entry)) if fetch.is_given(&entry, since) => {
                     visit.result = CacheResult::Collapsed;
                     return Next::Answer(entry);
                 }
                 // The answer to others; ours may be there, or be fetched, under a key of its own.
-                Waited::Fetched(Fetched::Kept(entry)) => visit.patient = !entry.suits(&fetch.asked),
+                Waited::Fetched(Fetched::Kept(entry)) => {
+                    // One that was purged softly is asked about, by one for all.
+                    visit.patient = !entry.suits(&fetch.asked) || entry.stale_from().is_some();
+                }
                 Waited::Fetched(Fetched::Failed) => {
-                    if let Some(entry) = visit.entry.clone().filter(|entry| fetch.asks.may_stand_in(entry)) {
+                    if let Some(entry) =
+                        visit.entry.clone().filter(|entry| fetch.asks.may_stand_in(entry, &shared.cache))
+                    {
                         visit.result = CacheResult::Stale;
                         return Next::Answer(entry);
                     }
@@ -145,10 +156,11 @@ enum Waited {
     Refused(Reason),
 }
 
-async fn wait(mut waiting: Waiting, session: &mut Session, until: Instant, shared: &Shared) -> Waited {
+async fn wait(mut waiting: Waiting, session: &mut Session, fetch: &Fetch, until: Instant, shared: &Shared) -> Waited {
+    let takes = |stale: &Entry| fetch.takes_stale(stale) && !shared.cache.is_purged(stale);
     tokio::select! {
         biased;
-        fetched = waiting.fetched() => Waited::Fetched(fetched),
+        fetched = waiting.fetched(takes) => Waited::Fetched(fetched),
         () = session.departure() => Waited::Refused(Reason::ClientClosed),
         () = shared.waiting_refused() => Waited::Refused(Reason::Shutdown),
         () = tokio::time::sleep_until(until) => Waited::Late,
@@ -161,9 +173,10 @@ pub fn prepare(session: &mut Session, active: &mut Active) {
     let Some(fetch) = visit.fetch.as_deref_mut() else { return };
     let shared = &active.exchange.snapshot.shared;
     fetch.under_way = Some(shared.cache.begin_fetch(&visit.primary));
-    fetch.asked_at = now();
+    // It may have waited for its turn.
+    visit.entry.take_if(|entry| shared.cache.is_purged(entry));
     if let (Some(kept), Some(wanted)) = (&visit.entry, &mut active.wanted)
-        && fetch.asks.may_stand_in(kept)
+        && fetch.asks.may_stand_in(kept, &shared.cache)
     {
         wanted.hurry(STAND_IN);
     }

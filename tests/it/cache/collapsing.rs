@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use super::purging::purge;
 use super::{Said, app, builder, site, status_of};
 use crate::harness::{Client, Gate, Origin, eventually, rounds};
 
@@ -195,6 +196,28 @@ fn what_is_purged_while_it_is_fetched_is_fetched_once_more_for_all_who_wait() {
     // The one whose own request it was has what it asked for.
     assert_eq!((&*given[0], given[1..].iter().all(|body| body == "1")), ("0", true), "{given:?}");
     assert_eq!(origin.requests().len(), 3);
+}
+
+#[test]
+fn what_is_purged_softly_while_it_is_fetched_is_fetched_once_more_for_all_who_wait() {
+    let gates = [Gate::new(), Gate::new()];
+    let held = gates.clone();
+    let site = site(r#"ttl = "1m""#, move |_, count| {
+        held.get(count).into_iter().for_each(Gate::wait);
+        Said::ok("", count.to_string())
+    });
+    let mut clients = herd(&site.gateway, 20, &[]);
+    wait_for_herd(&site.gateway, 20);
+    site.origin.wait_for_requests(1);
+    purge(&site, &["--soft", "http://test/"]);
+    gates[0].open();
+    site.origin.wait_for_requests(2);
+    gates[1].open();
+    let mut given: Vec<String> =
+        clients.iter_mut().map(|client| client.response().expect(200).text().to_owned()).collect();
+    given.sort();
+    assert_eq!((&*given[0], given[1..].iter().all(|body| body == "1")), ("0", true), "{given:?}");
+    assert_eq!(site.asked(), 2);
 }
 
 #[test]

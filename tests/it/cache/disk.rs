@@ -8,7 +8,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use super::{Said, app, builder_with, status_of};
-use crate::harness::{Broken, Gateway, GatewayBuilder, Origin, Signal, eventually, rounds, scripted_delay};
+use crate::harness::{Broken, Gate, Gateway, GatewayBuilder, Origin, Signal, eventually, rounds, scripted_delay};
 
 /// A directory, and gateways that have it one after the other.
 struct Place {
@@ -184,9 +184,7 @@ fn what_was_purged_stays_so_after_a_restart() {
         gateway.stop();
         // Purged by a process that has only found them.
         let gateway = place.start();
-        let config = gateway.config_path().to_str().unwrap().to_owned();
-        let done = gateway.command(&[&["purge", "--config", &config], arguments].concat());
-        assert_eq!(done.code, 0, "{done:?}");
+        purge(&gateway, arguments);
         if arguments[0].starts_with("http") {
             // What is doomed goes by the thread's next step.
             eventually("the file is gone", || (place.files().len() == 2).then_some(()));
@@ -202,6 +200,70 @@ fn what_was_purged_stays_so_after_a_restart() {
         };
         assert_eq!(gone, expected, "{arguments:?}");
     }
+}
+
+fn purge(gateway: &Gateway, arguments: &[&str]) {
+    let config = gateway.config_path().to_str().unwrap().to_owned();
+    let done = gateway.command(&[&["purge", "--config", &config], arguments].concat());
+    assert_eq!(done.code, 0, "{done:?}");
+}
+
+#[test]
+fn what_was_purged_softly_is_gone_before_it_is_forgotten_that_it_was() {
+    let place = Place::new(numbered());
+    let gateway = place.start();
+    gateway.get("/a").expect(200);
+    wait_for_written(&gateway, 1.0);
+    purge(&gateway, &["--soft", "--tag", "t2", "--tag", "t5"]);
+    // More than the log is to hold.
+    for number in 0..110 {
+        purge(&gateway, &["--prefix", &format!("http://test/{number}/{}", "x".repeat(10_000))]);
+    }
+    eventually("the file is gone", || place.files().is_empty().then_some(()));
+}
+
+#[test]
+fn what_was_purged_by_a_process_that_waited_for_the_directory_stays_so() {
+    for arguments in [&["http://test/a"][..], &["--tag", "t2", "--tag", "t5"], &["--soft", "--prefix", "http://test/"]]
+    {
+        let place = Place::new(numbered());
+        let old = place.start();
+        let before = old.get("/a").expect(200).text().to_owned();
+        wait_for_written(&old, 1.0);
+        let new = place.builder("ttl = \"1h\"").start();
+        purge(&new, arguments);
+        old.stop();
+        loaded(&new);
+        new.stop();
+        assert_ne!(place.start().get("/a").expect(200).text(), before, "{arguments:?}");
+    }
+}
+
+#[test]
+fn what_is_stale_on_disk_alone_is_given_to_all_while_one_refreshes_it() {
+    let gate = Gate::new();
+    let held = gate.clone();
+    let origin = app(move |_, count| {
+        if count > 0 {
+            held.wait();
+        }
+        let mut body = vec![b'x'; 2 << 20];
+        body[0] = b'0' + u8::try_from(count).unwrap();
+        Said::ok("", body)
+    });
+    let mut place = Place::new(origin);
+    place.sizes = "memory = \"1MiB\"\nmax_body = \"4MiB\"";
+    let rule = "ttl = \"500ms\"\nstale_while_revalidate = \"1h\"\ncollapse_timeout = \"1h\"";
+    let gateway = place.builder(rule).start();
+    loaded(&gateway);
+    assert_eq!(gateway.get("/").expect(200).body[0], b'0');
+    wait_for_written(&gateway, 1.0);
+    scripted_delay(Duration::from_millis(600));
+    for _ in 0..3 {
+        assert_eq!(gateway.get("/").expect(200).body[0], b'0');
+    }
+    gate.open();
+    eventually("the new answer is there", || (gateway.get("/").expect(200).body[0] > b'0').then_some(()));
 }
 
 #[test]

@@ -2,7 +2,8 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::{Said, is_kept, site, status_of};
+use super::{GATEWAY, Said, app, is_kept, site, status_of};
+use crate::harness::{Gate, Gateway, scripted_delay};
 
 const OLD: &str = "Cache-Control: max-age=600\nAge: 100";
 const STALE: &str = "Cache-Control: max-age=100\nAge: 150\nETag: \"1\"";
@@ -157,4 +158,30 @@ fn clients_that_are_not_listened_to() {
     for said in ["no-cache", "max-age=0", "no-store", "only-if-cached"] {
         assert_eq!(site.get(&[("Cache-Control", said), ("Pragma", "no-cache")]).text(), "0", "{said}");
     }
+}
+
+/// Section 4.2.3: an answer is as old as the question to the app, and not as the wait for a worker.
+#[test]
+fn time_in_the_queue_is_no_age() {
+    let gate = Gate::new();
+    let held = gate.clone();
+    let origin = app(move |request, count| {
+        if request.target == "/busy" {
+            held.wait();
+        }
+        Said::ok("Cache-Control: max-age=3", count.to_string())
+    });
+    let toml = GATEWAY.replace("endpoints = [\"{origin}\"]", "endpoints = [\"{origin}\"]\nmax_in_flight = 1");
+    let gateway = Gateway::with(&toml).set("origin", origin.address());
+    let gateway = gateway.set("rule", "").set("more", "").set("cache", "").start();
+    let (mut busy, mut waiting) = (gateway.connect(), gateway.connect());
+    busy.send_request("GET", "/busy", &[], "");
+    origin.wait_for_requests(1);
+    waiting.send_request("GET", "/", &[], "");
+    scripted_delay(Duration::from_millis(3200));
+    gate.open();
+    busy.response().expect(200);
+    assert_eq!(waiting.response().expect(200).text(), "1");
+    let again = gateway.get("/").expect(200);
+    assert!(again.text() == "1" && status_of(&again).contains("; hit"), "{again}");
 }

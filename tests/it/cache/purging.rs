@@ -3,7 +3,7 @@
 use super::{Said, Site, site, status_of};
 use crate::harness::{Gate, eventually};
 
-fn purge(site: &Site, arguments: &[&str]) -> String {
+pub fn purge(site: &Site, arguments: &[&str]) -> String {
     let config = site.gateway.config_path().to_str().unwrap().to_owned();
     let done = site.gateway.command(&[&["purge", "--config", &config], arguments].concat());
     assert_eq!(done.code, 0, "{done:?}");

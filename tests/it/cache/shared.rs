@@ -368,6 +368,21 @@ fn errors_that_are_not_kept_serialise_nobody() {
 }
 
 #[test]
+fn what_is_not_kept_leaves_nothing_in_redis_for_long() {
+    let (origin, redis) = (app(|_, _| Said::ok("Cache-Control: no-store", "")), RedisServer::start());
+    let gateway = start(gateway(&origin, &redis, ""));
+    for number in 0..20 {
+        gateway.get(&format!("/?{number}")).expect(200);
+    }
+    // Ten seconds are the time for which nobody waits for such a one.
+    eventually("all go soon", || {
+        let keys =
+            redis.keys().into_iter().filter(|key| key.starts_with("propylon:cache:{") && !key.contains("purges"));
+        keys.map(|key| redis.ask::<i64>(&format!("PTTL {key}"))).all(|time| time <= 10_000).then_some(())
+    });
+}
+
+#[test]
 fn while_one_refreshes_the_others_ask_redis_now_and_then() {
     let gate = Gate::new();
     let held = gate.clone();
