@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::entry::Entry;
+use super::freshness::Millis;
 use super::memory::Key;
 
 const SHARDS: usize = 64;
@@ -48,8 +49,9 @@ pub struct Fetches {
 type Shard = HashMap<Key, watch::Receiver<Told>>;
 
 /// What those who wait are told.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Told {
+    began: Millis,
     stale: Option<Arc<Entry>>,
     fetched: Option<Fetched>,
 }
@@ -68,7 +70,7 @@ impl Fetches {
         match shard.entry(key.clone()) {
             Place::Occupied(there) => Turn::Wait(Waiting(there.get().clone())),
             Place::Vacant(place) => {
-                let (sender, receiver) = watch::channel(Told::default());
+                let (sender, receiver) = watch::channel(Told { began: super::now(), stale: None, fetched: None });
                 place.insert(receiver);
                 Turn::Lead(Lead { fetches: self.clone(), key: key.clone(), sender })
             }
@@ -134,6 +136,12 @@ impl Drop for Lead {
 pub struct Waiting(watch::Receiver<Told>);
 
 impl Waiting {
+    /// When the one who fetches began.
+    #[must_use]
+    pub fn began(&self) -> Millis {
+        self.0.borrow().began
+    }
+
     /// Returns what became of it, or what is given meanwhile if `takes` it. Cancel safe.
     pub async fn fetched(&mut self, takes: impl Fn(&Entry) -> bool) -> Fetched {
         let is_enough = |told: &Told| told.fetched.is_some() || told.stale.as_ref().is_some_and(|stale| takes(stale));

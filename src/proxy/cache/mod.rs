@@ -263,10 +263,10 @@ impl Fetch {
         matches!(self.asks.use_of(entry), Use::Stale { .. }) && entry.suits(&self.asked)
     }
 
-    /// Whether what another has fetched, or found, is for this request as well, which came at `since`.
+    /// Whether what another has is for this request as well: one that has begun to look, or to ask the app, at `since`.
     fn is_given(&self, entry: &Entry, since: freshness::Millis) -> bool {
         let is_fresh = matches!(entry.freshness(now()), Freshness::Fresh(_));
-        // Who wants no answer that was kept takes one that has come meanwhile.
+        // Who wants no answer that was kept takes one that was fetched just now.
         let is_for = |usable| usable == Use::Fresh || (usable != Use::Nothing && entry.terms.came >= since);
         is_fresh
             && is_for(self.asks.use_of(entry))

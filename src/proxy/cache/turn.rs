@@ -11,7 +11,7 @@ use super::{Fetch, Visit, Way, refresh};
 use crate::cache::collapse::{Fetched, Turn, Waiting};
 use crate::cache::conditional;
 use crate::cache::entry::Entry;
-use crate::cache::freshness::millis;
+use crate::cache::freshness::Millis;
 use crate::cache::memory::{Key, Look};
 use crate::cache::policy::Use;
 use crate::edge::session::Session;
@@ -40,7 +40,6 @@ pub async fn turn(session: &mut Session, active: &mut Active) -> Next {
     }
     let shared = active.exchange.snapshot.shared.clone();
     let until = Instant::now() + visit.rule.config.collapse_timeout;
-    let since = millis(active.exchange.received);
     loop {
         let Some(fetch) = visit.fetch.as_deref_mut() else { return Next::Fetch };
         let usable = visit.entry.as_ref().map_or(Use::Nothing, |entry| fetch.asks.use_of(entry));
@@ -96,33 +95,13 @@ pub async fn turn(session: &mut Session, active: &mut Active) -> Next {
         let key = fetch.at.clone().unwrap_or_else(|| Key::from(&*visit.primary));
         match shared.cache.fetches.turn(&key) {
             Turn::Lead(lead) => fetch.lead = Some(lead),
-            Turn::Wait(waiting) => match wait(waiting, session, fetch, until, &shared).await {
-                Waited::Fetched(Fetched::Stale(entry)) => {
-                    visit.result = CacheResult::Stale;
-                    return Next::Answer(entry);
+            Turn::Wait(waiting) => {
+                let since = waiting.began();
+                let waited = wait(waiting, session, fetch, until, &shared).await;
+                if let Some(next) = after(waited, since, visit, &shared) {
+                    return next;
                 }
-                Waited::Fetched(Fetched::Purged) => {}
-                Waited::Fetched(Fetched::Kept(entry)) if shared.cache.is_purged(&entry) => {}
-                Waited::Fetched(Fetched::Kept(entry)) if fetch.is_given(&entry, since) => {
-                    visit.result = CacheResult::Collapsed;
-                    return Next::Answer(entry);
-                }
-                // The answer to others; ours may be there, or be fetched, under a key of its own.
-                Waited::Fetched(Fetched::Kept(entry)) => {
-                    // One that was purged softly is asked about, by one for all.
-                    visit.patient = !entry.suits(&fetch.asked) || entry.stale_from().is_some();
-                }
-                Waited::Fetched(Fetched::Failed) => {
-                    if let Some(entry) =
-                        visit.entry.clone().filter(|entry| fetch.asks.may_stand_in(entry, &shared.cache))
-                    {
-                        visit.result = CacheResult::Stale;
-                        return Next::Answer(entry);
-                    }
-                }
-                Waited::Fetched(Fetched::NotKept) | Waited::Late => visit.go_alone(),
-                Waited::Refused(reason) => return Next::Refuse(reason.into()),
-            },
+            }
         }
         let Some(fetch) = visit.fetch.as_deref_mut() else { return Next::Fetch };
         // What was there may be another by now.
@@ -154,6 +133,34 @@ enum Waited {
     Fetched(Fetched),
     Late,
     Refused(Reason),
+}
+
+/// What a request is to do after its wait for one that began at `since`; none where it is to look again.
+fn after(waited: Waited, since: Millis, visit: &mut Visit, shared: &Shared) -> Option<Next> {
+    let fetch = visit.fetch.as_deref_mut()?;
+    let (result, entry) = match waited {
+        Waited::Fetched(Fetched::Stale(entry)) => (CacheResult::Stale, entry),
+        Waited::Fetched(Fetched::Purged) => return None,
+        Waited::Fetched(Fetched::Kept(entry)) if shared.cache.is_purged(&entry) => return None,
+        Waited::Fetched(Fetched::Kept(entry)) if fetch.is_given(&entry, since) => (CacheResult::Collapsed, entry),
+        Waited::Fetched(Fetched::Kept(entry)) => {
+            // The answer to others; ours may be there, or be fetched, under a key of its own. One that was purged softly is asked
+            // about, by one for all.
+            visit.patient = !entry.suits(&fetch.asked) || entry.stale_from().is_some();
+            return None;
+        }
+        Waited::Fetched(Fetched::Failed) => {
+            let kept = visit.entry.clone();
+            (CacheResult::Stale, kept.filter(|entry| fetch.asks.may_stand_in(entry, &shared.cache))?)
+        }
+        Waited::Fetched(Fetched::NotKept) | Waited::Late => {
+            visit.go_alone();
+            return None;
+        }
+        Waited::Refused(reason) => return Some(Next::Refuse(reason.into())),
+    };
+    visit.result = result;
+    Some(Next::Answer(entry))
 }
 
 async fn wait(mut waiting: Waiting, session: &mut Session, fetch: &Fetch, until: Instant, shared: &Shared) -> Waited {
