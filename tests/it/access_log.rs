@@ -35,7 +35,7 @@ const CONFIG: &str = r#"
     path = "/app/*"
     upstream = "app"
     [routes.timeouts]
-    first_byte = "300ms"
+    first_byte = "1500ms"
     [[routes]]
     name = "nobody"
     path = "/nobody"
