@@ -300,7 +300,8 @@ impl Keeper {
         }
     }
 
-    /// Takes away what was purged by prefix or tag, so that it need not be remembered any more.
+    /// Takes away what was purged by prefix or tag, so that it need not be remembered any more. `are_others`: there are purges that the
+    /// log does not have.
     fn forget_purges(&mut self, are_others: bool) {
         let length = purge_log::length(&self.shared.folder);
         if length == 0 && !are_others {

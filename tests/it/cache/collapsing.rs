@@ -3,8 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use super::purging::purge;
-use super::{Said, app, builder, site, status_of};
+use super::{Said, app, builder, purge, site, status_of};
 use crate::harness::{Client, Gate, Origin, eventually, rounds};
 
 /// As many clients, each with a request under way.
@@ -209,7 +208,7 @@ fn what_is_purged_softly_while_it_is_fetched_is_fetched_once_more_for_all_who_wa
     let mut clients = herd(&site.gateway, 20, &[]);
     wait_for_herd(&site.gateway, 20);
     site.origin.wait_for_requests(1);
-    purge(&site, &["--soft", "http://test/"]);
+    purge(&site.gateway, &["--soft", "http://test/"]);
     gates[0].open();
     site.origin.wait_for_requests(2);
     gates[1].open();

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use super::{Said, app, builder_with, status_of};
+use super::{Said, app, builder_with, purge, status_of};
 use crate::harness::{Broken, Gate, Gateway, GatewayBuilder, Origin, Signal, eventually, rounds, scripted_delay};
 
 /// A directory, and gateways that have it one after the other.
@@ -200,12 +200,6 @@ fn what_was_purged_stays_so_after_a_restart() {
         };
         assert_eq!(gone, expected, "{arguments:?}");
     }
-}
-
-fn purge(gateway: &Gateway, arguments: &[&str]) {
-    let config = gateway.config_path().to_str().unwrap().to_owned();
-    let done = gateway.command(&[&["purge", "--config", &config], arguments].concat());
-    assert_eq!(done.code, 0, "{done:?}");
 }
 
 #[test]

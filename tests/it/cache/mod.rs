@@ -160,3 +160,12 @@ pub fn is_given_again(site: &Site, first: &[(&str, &str)], second: &[(&str, &str
 pub fn status_of(response: &Response) -> String {
     response.fields.all("cache-status").last().copied().unwrap_or_default().to_owned()
 }
+
+/// What `propylon purge` says.
+#[track_caller]
+pub fn purge(gateway: &Gateway, arguments: &[&str]) -> String {
+    let config = gateway.config_path().to_str().unwrap();
+    let done = gateway.command(&[&["purge", "--config", config], arguments].concat());
+    assert_eq!(done.code, 0, "{done:?}");
+    done.stdout.trim().to_owned()
+}

@@ -1,14 +1,7 @@
 //! `propylon purge`: by URL, by the beginning of one, by tag, all; for good or until a new answer is there.
 
-use super::{Said, Site, site, status_of};
+use super::{Said, purge, site, status_of};
 use crate::harness::{Gate, eventually};
-
-pub fn purge(site: &Site, arguments: &[&str]) -> String {
-    let config = site.gateway.config_path().to_str().unwrap().to_owned();
-    let done = site.gateway.command(&[&["purge", "--config", &config], arguments].concat());
-    assert_eq!(done.code, 0, "{done:?}");
-    done.stdout.trim().to_owned()
-}
 
 /// Which of these paths are still kept, once each was.
 fn kept_after(arguments: &[&str], paths: &[&'static str]) -> (String, Vec<&'static str>) {
@@ -18,7 +11,7 @@ fn kept_after(arguments: &[&str], paths: &[&'static str]) -> (String, Vec<&'stat
     });
     let get = |path: &str| site.request("GET", path, &[("Accept", "a")]).text().to_owned();
     let before: Vec<String> = paths.iter().map(|path| get(path)).collect();
-    let report = purge(&site, arguments);
+    let report = purge(&site.gateway, arguments);
     let kept = paths.iter().zip(before).filter(|(path, before)| get(path) == *before).map(|(path, _)| *path);
     (report, kept.collect())
 }
@@ -60,7 +53,7 @@ fn every_variant_of_a_url_goes() {
     let all = || [get("x", "de"), get("x", "en"), get("y", "de")];
     let before = all();
     assert_eq!(before, all());
-    assert_eq!(purge(&site, &["http://test/a?page=1"]), "purged 1 URL: 3 answers in memory dropped");
+    assert_eq!(purge(&site.gateway, &["http://test/a?page=1"]), "purged 1 URL: 3 answers in memory dropped");
     let after = all();
     assert!(before.iter().all(|text| !after.contains(text)), "{before:?} {after:?}");
 }
@@ -76,7 +69,7 @@ fn softly_what_is_kept_is_stale() {
         Said::ok("Cache-Tag: t", count.to_string())
     });
     site.get(&[]);
-    assert_eq!(purge(&site, &["--soft", "--tag", "t"]), "purged 1 tag: 1 answer in memory made stale");
+    assert_eq!(purge(&site.gateway, &["--soft", "--tag", "t"]), "purged 1 tag: 1 answer in memory made stale");
     let stale = site.get(&[]);
     assert_eq!(stale.text(), "0");
     assert!(status_of(&stale).starts_with("propylon; hit; ttl=-"), "{stale}");
@@ -93,7 +86,7 @@ fn softly_without_a_window_the_app_is_asked() {
         None => Said::ok("ETag: \"1\"", count.to_string()),
     });
     site.get(&[]);
-    purge(&site, &["--soft", "http://test/"]);
+    purge(&site.gateway, &["--soft", "http://test/"]);
     assert!(status_of(&site.get(&[])).starts_with("propylon; fwd=stale; fwd-status=304"));
     assert!(status_of(&site.get(&[])).starts_with("propylon; hit"));
 }
@@ -111,7 +104,7 @@ fn what_was_on_its_way_is_purged_as_well() {
     let mut early = site.gateway.connect();
     early.send_request("GET", "/", &[], "");
     site.origin.wait_for_requests(1);
-    purge(&site, &["--tag", "t"]);
+    purge(&site.gateway, &["--tag", "t"]);
     gate.open();
     assert_eq!(early.response().expect(200).text(), "0");
     assert_eq!(site.get(&[]).text(), "1");

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use redis::Commands;
 use serde_json::Value;
 
-use super::{Said, Site, app, builder_with, status_of};
+use super::{Said, Site, app, builder_with, purge, status_of};
 use crate::harness::{
     Client, Gate, Gateway, GatewayBuilder, Origin, RedisServer, Request, Signal, eventually, scripted_delay,
 };
@@ -81,14 +81,6 @@ fn looks(gateway: &Gateway, result: &str) -> f64 {
 fn answers(redis: &RedisServer) -> Vec<String> {
     let is_answer = |key: &String| key.starts_with("propylon:cache:{") && key.ends_with('}') && !key.contains("purges");
     redis.keys().into_iter().filter(is_answer).collect()
-}
-
-#[track_caller]
-fn purge(gateway: &Gateway, arguments: &[&str]) -> String {
-    let config = gateway.config_path().to_str().unwrap();
-    let done = gateway.command(&[&["purge", "--config", config], arguments].concat());
-    assert_eq!(done.code, 0, "{done:?}");
-    done.stdout
 }
 
 #[test]
